@@ -14,7 +14,7 @@ DAY_FORMAT = "%Y-%m-%d"
 WINDOW_LENGTH = timedelta(hours=1)
 WINDOWS_PER_DAY = 24
 
-# Outside of these years the arithmetic of datetimes and of PostgreSQL's timestamps no longer works everywhere.
+# Outside of these years the arithmetic of datetimes no longer works everywhere.
 _FIRST_YEAR, _LAST_YEAR = 1970, 9998
 
 # ASCII digits only: `\d` would also accept the digits of other scripts, which int() understands.
