@@ -1,0 +1,1 @@
+"""The recorded trajectory: typed steps, lenient readers for both known writers, and immutable snapshots."""
