@@ -1,0 +1,92 @@
+"""The environment variables of the seed documents that have no effect in babylon_rl.
+
+They stay readable so that an existing `.env` keeps working: values are checked, and `Settings.warnings()`
+names each one that is set and says what takes its place. Those of the game's own processes are accepted in
+silence.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings
+
+from babylon_rl.setting_fields import WindowId
+
+
+def not_yet(topic: str, **constraints: Any) -> Any:
+    """A variable that a part still to be built will read."""
+    return _without_effect(f"no effect yet, comes with {topic}", True, constraints)
+
+
+def replaced(by: str, **constraints: Any) -> Any:
+    """A variable whose work is done in another way."""
+    return _without_effect(f"no effect: {by}", True, constraints)
+
+
+def games(by: str, **constraints: Any) -> Any:
+    """A variable of the game's processes, which may share our `.env`."""
+    return _without_effect(f"no effect: {by}", False, constraints)
+
+
+def _without_effect(reason: str, warn: bool, constraints: dict[str, Any]) -> Any:
+    description = f"{reason[0].upper()}{reason[1:]}."
+    return Field(
+        None, description=description, json_schema_extra={"no_effect": reason, "warn": warn}, **constraints
+    )
+
+
+class SeedFields(BaseSettings):
+    """Accepted from the seed documents, without effect"""
+
+    # The command line of the seeds' trainers
+    mode: Literal["single", "list", "continuous"] | None = replaced("`babylon train --mode`")
+    window_id: WindowId | None = replaced("Dagster's partitions are the windows")
+    batch_id: str | None = replaced("a batch's id is the hash of its content")
+    model_version: str | None = replaced("the registry allocates versions")
+    project_name: str | None = replaced("WANDB_PROJECT")
+    model_name: str | None = replaced("models are called babylon-agent-<version>, see also BASE_MODEL")
+    training_env: str | None = replaced("BABYLON_ENV")
+    local_endpoint: str | None = replaced("PORT")
+    checkpoint_dir: str | None = replaced("BABYLON_HOME/models")
+    logs_dir: str | None = replaced("BABYLON_HOME/dagster")
+    metrics_dir: str | None = replaced("BABYLON_HOME/wandb")
+    poll_interval: float | None = replaced("Dagster's sensors and schedules", gt=0)
+
+    # Selection of the data
+    min_actions_per_trajectory: int | None = replaced(
+        "a recorded row is one tick of 0 to 3 steps, so this would refuse every row", ge=0
+    )
+    training_min_group_size: int | None = replaced("MIN_AGENTS_PER_WINDOW", ge=1)
+    training_frequency_windows: int | None = replaced("the daily schedule", ge=1)
+    record_agent_trajectories: bool | None = games("the game's recorder reads it")
+    trajectory_sampling_rate: float | None = games("the game's recorder reads it", ge=0, le=1)
+
+    # Hyperparameters
+    batch_size: int | None = replaced("ART packs sequences into rows", gt=0)
+    gradient_accumulation_steps: int | None = replaced("ART packs sequences into rows", gt=0)
+    iterations_per_window: int | None = replaced("a day is trained once; more passes are off-policy", gt=0)
+    kl_penalty: float | None = not_yet("the local GPU backend", ge=0)
+    warmup_steps: int | None = replaced("ART has no counterpart", ge=0)
+    max_grad_norm: float | None = replaced("the backends set it", gt=0)
+    gamma: float | None = replaced("an episode has one reward, nothing is discounted", ge=0, le=1)
+    checkpoint_frequency: int | None = replaced("every trained day is a checkpoint", ge=1)
+
+    # The judge
+    judge_model: str | None = not_yet("the RULER judge")
+    openai_api_key: SecretStr | None = not_yet("the RULER judge")
+    ruler_endpoint: str | None = not_yet("the RULER judge")
+    openpipe_api_key: SecretStr | None = replaced("data stays in PostgreSQL, OpenPipe is not called")
+
+    # Serving and operations
+    wandb_model: str | None = not_yet("the gateway")
+    deployment_strategy: str | None = not_yet("gradual rollout")
+    cron_secret: SecretStr | None = not_yet("the admin API")
+    discord_webhook_url: SecretStr | None = not_yet("alerts")
+    github_token: SecretStr | None = games("Dagster starts training, not a workflow at GitHub")
+    github_repo: str | None = games("Dagster starts training, not a workflow at GitHub")
+    blob_read_write_token: SecretStr | None = replaced("ARTIFACT_URL; nothing is stored in public blobs")
+    auto_create_agent_wallets: bool | None = games("the game reads it")
+    groq_api_key: SecretStr | None = games("the game reads it")
+    small_groq_model: str | None = games("the game reads it")
+    large_groq_model: str | None = games("the game reads it")
+    run_e2e: str | None = replaced("`make test-all`")
