@@ -146,17 +146,14 @@ def wealth_reaches(
         shape (G,); true where "the mean is at most `means_G[g]`" is refuted at level exp(-target).
     """
     n = values_G_n.shape[1]
-    log_wealth = np.zeros(len(means_G))
-    second_moment = np.full(len(means_G), _VARIANCE_PRIOR)
     largest = _LARGEST_BET / means_G
-    reached = np.zeros(len(means_G), dtype=bool)
-    running_mean = np.full(len(means_G), 0.5)
+    log_wealth, reached = np.zeros_like(means_G), np.zeros(means_G.shape, dtype=bool)
+    second_moment, running_mean = np.full_like(means_G, _VARIANCE_PRIOR), np.full_like(means_G, 0.5)
     for step in range(n):
         x = values_G_n[:, step]
-        if bets == "star":
-            missing, remaining = np.maximum(target - log_wealth, 0.0), n - step
-        else:
-            missing, remaining = target, n
+        missing, remaining = (
+            (np.maximum(target - log_wealth, 0.0), n - step) if bets == "star" else (target, n)
+        )
         bet = np.minimum(np.sqrt(2.0 * missing / (remaining * second_moment / (step + 1.0))), largest)
         log_wealth += np.where(reached, 0.0, np.log1p(bet * (x - means_G)))
         reached |= log_wealth >= target
@@ -283,10 +280,8 @@ def _checked(
     _check_alpha(alpha)
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.size < at_least:
-        raise UnusableSampleError(
-            f"an interval needs at least {at_least} values in one dimension, got shape {x.shape}",
-            "Evaluate on more held-out windows.",
-        )
+        problem = f"an interval needs at least {at_least} values in one dimension, got shape {x.shape}"
+        raise UnusableSampleError(problem, "Evaluate on more held-out windows.")
     low, high = bounds if bounds is not None else (-math.inf, math.inf)
     if not low < high:
         raise UnusableSampleError(f"the bounds [{low}, {high}] leave no room for a value")
