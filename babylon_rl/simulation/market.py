@@ -44,14 +44,14 @@ class Regime:
 
 
 REGIMES = (
-    Regime("calm", volatility=0.015, reliability=0.85),
-    Regime("trend", volatility=0.020, drift=0.004, reliability=0.80),
-    Regime("choppy", volatility=0.030, reliability=0.75),
+    Regime("calm", volatility=0.020, reliability=0.90),
+    Regime("trend", volatility=0.030, drift=0.004, reliability=0.85),
+    Regime("choppy", volatility=0.045, reliability=0.80),
 )
 VAULT_REGIMES = (
     *REGIMES,
-    Regime("panic", volatility=0.035, reliability=0.80, jump_rate=0.05, jump_size=0.08),
-    Regime("squeeze", volatility=0.022, drift=0.008, reliability=0.70),
+    Regime("panic", volatility=0.050, reliability=0.80, jump_rate=0.05, jump_size=0.12),
+    Regime("squeeze", volatility=0.035, drift=0.012, reliability=0.70),
 )
 """The regimes of the vault: the two extra ones were never used for a choice."""
 
@@ -62,7 +62,7 @@ class MarketSpec:
 
     companies: tuple[str, ...] = ("aurum", "boreal", "cobalt", "dynamo")
     initial_price: float = 100.0
-    headline_effect: float = 0.012
+    headline_effect: float = 0.025
     """Log return that one unit of headline strength adds over the following hour."""
     regimes: tuple[Regime, ...] = REGIMES
     regime_hours: int = 6

@@ -1,0 +1,1 @@
+"""Whatever answers chat messages: checkpoints on disk, the embedded engine, remote OpenAI-style servers."""

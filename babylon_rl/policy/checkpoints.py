@@ -1,0 +1,137 @@
+"""Checkpoints on disk: a directory of safetensors, configuration, tokenizer and a manifest that vouches for them.
+
+    model.safetensors  config.json  tokenizer.json  tokenizer_config.json  manifest.json
+
+The manifest lists the SHA-256 of every other file. Nothing is loaded before all of them match, no pickle is ever
+read, no remote code is run, and only architectures on the allow-list are built.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from babylon_rl.policy.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MANIFEST = "manifest.json"
+ALLOWED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+def save_checkpoint(
+    path: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a checkpoint atomically and return its manifest with the hashes of its files.
+
+    The directory appears under its name only when everything is on disk. An existing checkpoint with the same files
+    is left as it is; one with different files is an error, because checkpoints are immutable.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
+    try:
+        model.save_pretrained(scratch, safe_serialization=True)
+        tokenizer.save_pretrained(scratch)
+        files = {file.name: _sha256(file) for file in sorted(scratch.iterdir())}
+        complete = {**manifest, "files": files}
+        (scratch / MANIFEST).write_text(json.dumps(complete, indent=2, sort_keys=True) + "\n")
+        for file in (*scratch.iterdir(), scratch):
+            _flush(file)
+        if path.exists():
+            if read_manifest(path)["files"] != files:
+                raise CheckpointError(path, "it exists already with other contents")
+            return read_manifest(path)
+        os.replace(scratch, path)
+        _flush(path.parent)
+        return complete
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint directory.
+
+    Raises:
+        CheckpointError: there is no directory, no manifest, or it is not readable.
+    """
+    if not path.is_dir():
+        raise CheckpointError(path, "there is no such directory")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(path, f"{MANIFEST} is missing") from None
+    except ValueError as error:
+        raise CheckpointError(path, f"{MANIFEST} is not JSON ({error})") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise CheckpointError(path, f"{MANIFEST} lists no files")
+    return manifest
+
+
+def verify_checkpoint(path: Path) -> dict[str, Any]:
+    """Check every file against the manifest, and the architecture against the allow-list; returns the manifest.
+
+    Raises:
+        CheckpointError: names the first file that is missing, altered, unlisted or of a forbidden kind.
+    """
+    manifest = read_manifest(path)
+    present = {file.name for file in path.iterdir()} - {MANIFEST}
+    for name in sorted(present):
+        if name.endswith(PICKLES):
+            raise CheckpointError(path, f"{name} may hold a pickle, and pickles are never loaded")
+        if name not in manifest["files"]:
+            raise CheckpointError(path, f"{name} is not listed in {MANIFEST}")
+    for name, expected in manifest["files"].items():
+        if name not in present:
+            raise CheckpointError(path, f"{name} is missing")
+        if _sha256(path / name) != expected:
+            raise CheckpointError(path, f"{name} does not match its checksum")
+    config = json.loads((path / "config.json").read_text())
+    architectures = config.get("architectures") or []
+    if "auto_map" in config or not set(architectures) <= set(ALLOWED_ARCHITECTURES) or not architectures:
+        raise CheckpointError(
+            path, f"architecture {architectures} is not one of {list(ALLOWED_ARCHITECTURES)}"
+        )
+    return manifest
+
+
+def load_checkpoint(path: Path) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """Verify and load a checkpoint; the model is in evaluation mode, on the GPU if there is one.
+
+    Raises:
+        CheckpointError: see ``verify_checkpoint``; also when tensors do not fit the configuration.
+    """
+    verify_checkpoint(path)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(path, str(error).splitlines()[0]) from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(problem):
+            raise CheckpointError(path, f"{problem.replace('_', ' ')}: {sorted(info[problem])[:3]}")
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

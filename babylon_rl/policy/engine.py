@@ -1,0 +1,184 @@
+"""The embedded engine: batched sampling from a small causal language model with a key-value cache.
+
+One forward pass serves the whole batch; prompts are padded on the left so that every sequence grows at the same
+column. Each request draws from its own random stream, so its answer depends on its seed and not on its neighbours.
+"""
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from babylon_rl.policy.chat import ChatAnswer, ChatRequest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MAX_BATCH = 256
+"""Sequences per forward pass; measured best on two CPU cores."""
+
+
+class EmbeddedEngine:
+    """Answers chat requests with a model held in memory.
+
+    Args:
+        model: a causal language model in evaluation mode.
+        tokenizer: its tokenizer, with a chat template and an end-of-turn token as ``eos_token``.
+        version: version of the weights, reported with every answer.
+        name: model name that the answers carry.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        version: str,
+        name: str = "babylon-agent",
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self._version = version
+        self.chat_template_hash = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:16]
+
+    @classmethod
+    def load(cls, path: Path, version: str) -> "EmbeddedEngine":
+        """Load a verified checkpoint directory (see ``policy.checkpoints``)."""
+        from babylon_rl.policy.checkpoints import load_checkpoint
+
+        model, tokenizer = load_checkpoint(path)
+        return cls(model, tokenizer, version)
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self.model.config.max_position_embeddings
+
+    async def complete(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+        """Answer every request in order; sampling runs in a worker thread."""
+        return await asyncio.to_thread(self.sample, requests)
+
+    def sample(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+        """Answer every request in order, ``MAX_BATCH`` at a time."""
+        answers: list[ChatAnswer] = []
+        for start in range(0, len(requests), MAX_BATCH):
+            answers += self._sample_batch(requests[start : start + MAX_BATCH])
+        return answers
+
+    def encode(self, request: ChatRequest) -> list[int]:
+        """Token ids of the prompt, with the header of the assistant's turn.
+
+        Raises:
+            PromptTooLongError: prompt and answer do not fit the model's context.
+        """
+        encoded = self.tokenizer.apply_chat_template(
+            list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        ids = list(encoded["input_ids"])  # type: ignore[index]
+        if len(ids) + request.max_tokens > self.context_length:
+            from babylon_rl.policy.errors import PromptTooLongError
+
+            raise PromptTooLongError(len(ids), request.max_tokens, self.context_length)
+        return ids
+
+    def _sample_batch(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+        import torch
+
+        prompts = [self.encode(request) for request in requests]
+        token_ids, logprobs = _generate(self.model, self.tokenizer, prompts, requests, torch)
+        return [
+            self._answer(prompt, tokens, values)
+            for prompt, tokens, values in zip(prompts, token_ids, logprobs, strict=True)
+        ]
+
+    def _answer(self, prompt: list[int], tokens: list[int], logprobs: list[float]) -> ChatAnswer:
+        stopped = bool(tokens) and tokens[-1] == self.tokenizer.eos_token_id
+        text = self.tokenizer.decode(tokens[:-1] if stopped else tokens, skip_special_tokens=False)
+        return ChatAnswer(
+            content=str(text),
+            finish_reason="stop" if stopped else "length",
+            prompt_token_ids=prompt,
+            token_ids=tokens,
+            logprobs=logprobs,
+            policy_version=self._version,
+            model=self.name,
+            response_id=f"chatcmpl-{uuid.uuid4().hex}",
+            chat_template_hash=self.chat_template_hash,
+        )
+
+
+def _generate(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: list[list[int]],
+    requests: Sequence[ChatRequest],
+    torch: "type[torch]",  # type: ignore[valid-type]
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Sample until every sequence has ended or reached its own limit."""
+    from transformers import DynamicCache
+
+    device = model.device
+    batch, longest = len(prompts), max(map(len, prompts))
+    steps = max(request.max_tokens for request in requests)
+    ids = torch.full((batch, longest), tokenizer.pad_token_id, dtype=torch.long)
+    mask = torch.zeros((batch, longest + steps), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    positions = (mask[:, :longest].cumsum(1) - 1).clamp(min=0)
+    uniforms = torch.from_numpy(np.stack([_stream(request, steps) for request in requests])).to(device)
+    temperature = torch.tensor([request.temperature for request in requests], device=device)
+    limits = [request.max_tokens for request in requests]
+    token_ids: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    alive = set(range(batch))
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        for step in range(steps):
+            output = model(
+                input_ids=ids,
+                attention_mask=mask[:, : longest + step],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            chosen, values = _choose(output.logits[:, -1].float(), temperature, uniforms[:, step], torch)
+            for row in list(alive):
+                token = int(chosen[row])
+                token_ids[row].append(token)
+                logprobs[row].append(float(values[row]))
+                if token == tokenizer.eos_token_id or len(token_ids[row]) == limits[row]:
+                    alive.discard(row)
+            if not alive:
+                break
+            ids, positions = chosen[:, None], positions[:, -1:] + 1
+    return token_ids, logprobs
+
+
+def _stream(request: ChatRequest, steps: int) -> np.ndarray:
+    """Uniform numbers for one request: a function of its seed alone, or fresh ones without a seed."""
+    rng = np.random.default_rng(None if request.seed is None else [request.seed, 7])
+    return rng.random(steps)
+
+
+def _choose(logits: "torch.Tensor", temperature: "torch.Tensor", uniform: "torch.Tensor", torch) -> tuple:  # noqa: ANN001
+    """Inverse-transform sampling; returns chosen ids and their log-probabilities, each of shape ``(batch,)``."""
+    greedy = temperature <= 0
+    scaled = logits / torch.where(greedy, torch.ones_like(temperature), temperature)[:, None]
+    log_probabilities = torch.log_softmax(scaled, dim=-1)
+    cumulative = log_probabilities.double().exp().cumsum(-1)
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    sampled = (cumulative <= threshold).sum(-1).clamp(max=logits.shape[-1] - 1)
+    chosen = torch.where(greedy, logits.argmax(-1), sampled)
+    return chosen, log_probabilities.gather(1, chosen[:, None])[:, 0]

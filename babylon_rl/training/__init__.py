@@ -1,0 +1,1 @@
+"""Groups become ART trajectories, and trajectories become checkpoints."""
