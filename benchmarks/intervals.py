@@ -8,8 +8,6 @@ stand, so its coverage is at least that); widths come from the intervals that th
 percentile bootstrap is the baseline that the review of the design warned of.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

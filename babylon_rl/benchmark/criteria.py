@@ -3,8 +3,6 @@
 "Not measurable" is an answer: it says how large an effect would have had to be to show (`detectable`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

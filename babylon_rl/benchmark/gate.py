@@ -10,8 +10,6 @@ Every verdict says n, the interval and the minimum detectable effect, so that "i
 "no effect".
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

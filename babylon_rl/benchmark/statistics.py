@@ -10,8 +10,6 @@ rare, large negative value, on which normal theory or a plain bootstrap errs far
 - `alpha_for`: how much of the error budget the k-th candidate of a period may spend.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence
