@@ -102,12 +102,13 @@ async def refresh_window_rows(
     Args:
         game: Connection to the game's database; only reads.
         rl: Connection to the database with schema `rl`; may be the same one.
-        since: Compare rows created at or after this; by default, those since the newest known row minus
-        `OVERLAP`.
-            Rows loaded with an older `createdAt` need `BEGINNING`.
+        since: A moment by whose rows `rl` was already up to date; by default, when its newest row was
+        created. The
+            feed looks `OVERLAP` further back than this and than that. Rows loaded with a `createdAt` before
+            all that need `BEGINNING`.
     """
     changed = await _recheck_quarantine(game, rl)
-    created = since if since is not None else await _watermark(rl)
+    created = await _look_from(rl, since)
     last = ""
     while listed := await game.fetch(_LIST, created, last, LISTED_AT_ONCE):
         last = listed[-1]["trajectoryId"]
@@ -245,10 +246,10 @@ async def _note(rl: asyncpg.Connection, rows: Iterable[tuple[Any, RowFacts]]) ->
     return sum(known.get(trajectory_id) != fact for trajectory_id, (_, fact) in facts.items())
 
 
-async def _watermark(rl: asyncpg.Connection) -> datetime:
+async def _look_from(rl: asyncpg.Connection, since: datetime | None) -> datetime:
+    # A moment dated into the future must not hide the rows that come before it.
     newest = await rl.fetchval("SELECT max(created_at) FROM rl.window_rows")
-    # A row dated into the future must not hide the ones that come before that date.
-    return BEGINNING if newest is None else min(newest, datetime.now(UTC)) - OVERLAP
+    return BEGINNING if newest is None else min(newest, since or newest, datetime.now(UTC)) - OVERLAP
 
 
 async def _read_rows(game: asyncpg.Connection, ids: Sequence[str]) -> AsyncIterator[list[asyncpg.Record]]:
