@@ -1,9 +1,10 @@
-"""Checkpoints on disk: a directory of safetensors, configuration, tokenizer and a manifest that vouches for them.
+"""Checkpoints on disk: a directory of safetensors, configuration, tokenizer and a manifest that vouches for
+them.
 
     model.safetensors  config.json  tokenizer.json  tokenizer_config.json  manifest.json
 
-The manifest lists the SHA-256 of every other file. Nothing is loaded before all of them match, no pickle is ever
-read, no remote code is run, and only architectures on the allow-list are built.
+The manifest lists the SHA-256 of every other file. Nothing is loaded before all of them match, no pickle is
+ever read, no remote code is run, and only architectures on the allow-list are built.
 """
 
 import hashlib
@@ -30,8 +31,8 @@ def save_checkpoint(
 ) -> dict[str, Any]:
     """Write a checkpoint atomically and return its manifest with the hashes of its files.
 
-    The directory appears under its name only when everything is on disk. An existing checkpoint with the same files
-    is left as it is; one with different files is an error, because checkpoints are immutable.
+    The directory appears under its name only when everything is on disk. An existing checkpoint with the same
+    files is left as it is; one with different files is an error, because checkpoints are immutable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
@@ -74,7 +75,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def verify_checkpoint(path: Path) -> dict[str, Any]:
-    """Check every file against the manifest, and the architecture against the allow-list; returns the manifest.
+    """Check every file against the manifest, and the architecture against the allow-list; returns the
+    manifest.
 
     Raises:
         CheckpointError: names the first file that is missing, altered, unlisted or of a forbidden kind.

@@ -1,7 +1,8 @@
 """The embedded engine: batched sampling from a small causal language model with a key-value cache.
 
-One forward pass serves the whole batch; prompts are padded on the left so that every sequence grows at the same
-column. Each request draws from its own random stream, so its answer depends on its seed and not on its neighbours.
+One forward pass serves the whole batch; prompts are padded on the left so that every sequence grows at the
+same column. Each request draws from its own random stream, so its answer depends on its seed and not on its
+neighbours.
 """
 
 import asyncio
@@ -9,11 +10,13 @@ import hashlib
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from babylon_rl.policy.chat import ChatAnswer, ChatRequest
+from babylon_rl.policy.checkpoints import load_checkpoint
+from babylon_rl.policy.errors import PromptTooLongError
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +52,6 @@ class EmbeddedEngine:
     @classmethod
     def load(cls, path: Path, version: str) -> "EmbeddedEngine":
         """Load a verified checkpoint directory (see ``policy.checkpoints``)."""
-        from babylon_rl.policy.checkpoints import load_checkpoint
-
         model, tokenizer = load_checkpoint(path)
         return cls(model, tokenizer, version)
 
@@ -85,16 +86,12 @@ class EmbeddedEngine:
         )
         ids = list(encoded["input_ids"])  # type: ignore[index]
         if len(ids) + request.max_tokens > self.context_length:
-            from babylon_rl.policy.errors import PromptTooLongError
-
             raise PromptTooLongError(len(ids), request.max_tokens, self.context_length)
         return ids
 
     def _sample_batch(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
-        import torch
-
         prompts = [self.encode(request) for request in requests]
-        token_ids, logprobs = _generate(self.model, self.tokenizer, prompts, requests, torch)
+        token_ids, logprobs = _generate(self.model, self.tokenizer, prompts, requests)
         return [
             self._answer(prompt, tokens, values)
             for prompt, tokens, values in zip(prompts, token_ids, logprobs, strict=True)
@@ -121,15 +118,15 @@ def _generate(
     tokenizer: "PreTrainedTokenizerBase",
     prompts: list[list[int]],
     requests: Sequence[ChatRequest],
-    torch: "type[torch]",  # type: ignore[valid-type]
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Sample until every sequence has ended or reached its own limit."""
+    import torch
     from transformers import DynamicCache
 
     device = model.device
     batch, longest = len(prompts), max(map(len, prompts))
     steps = max(request.max_tokens for request in requests)
-    ids = torch.full((batch, longest), tokenizer.pad_token_id, dtype=torch.long)
+    ids = torch.full((batch, longest), cast(int, tokenizer.pad_token_id), dtype=torch.long)
     mask = torch.zeros((batch, longest + steps), dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
@@ -153,7 +150,7 @@ def _generate(
                 use_cache=True,
                 logits_to_keep=1,
             )
-            chosen, values = _choose(output.logits[:, -1].float(), temperature, uniforms[:, step], torch)
+            chosen, values = _choose(output.logits[:, -1].float(), temperature, uniforms[:, step])
             for row in list(alive):
                 token = int(chosen[row])
                 token_ids[row].append(token)
@@ -172,8 +169,12 @@ def _stream(request: ChatRequest, steps: int) -> np.ndarray:
     return rng.random(steps)
 
 
-def _choose(logits: "torch.Tensor", temperature: "torch.Tensor", uniform: "torch.Tensor", torch) -> tuple:  # noqa: ANN001
+def _choose(
+    logits: "torch.Tensor", temperature: "torch.Tensor", uniform: "torch.Tensor"
+) -> "tuple[torch.Tensor, torch.Tensor]":
     """Inverse-transform sampling; returns chosen ids and their log-probabilities, each of shape ``(batch,)``."""
+    import torch
+
     greedy = temperature <= 0
     scaled = logits / torch.where(greedy, torch.ones_like(temperature), temperature)[:, None]
     log_probabilities = torch.log_softmax(scaled, dim=-1)

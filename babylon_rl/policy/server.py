@@ -3,8 +3,9 @@
     with PolicyServer(policy) as server:
         OpenAI(base_url=server.base_url, api_key=server.api_key)
 
-Requests that arrive while a batch is being sampled form the next batch. Tokens are reported as ``token_id:N`` with
-their log-probabilities, which is what training needs. The policy can be swapped without losing a request.
+Requests that arrive while a batch is being sampled form the next batch. Tokens are reported as ``token_id:N``
+with their log-probabilities, which is what training needs. The policy can be swapped without losing a
+request.
 """
 
 import asyncio
@@ -85,7 +86,7 @@ class _Batcher:
 
 
 def chat_app(policy: Policy, api_key: str | None = None) -> Starlette:
-    """An ASGI application that serves ``policy``; ``app.state.batcher.policy`` may be replaced at any time."""
+    """An ASGI application that serves ``policy``; ``app.state.batcher.policy`` may be replaced."""
     batcher = _Batcher(policy)
 
     async def complete(request: Request) -> JSONResponse:

@@ -5,8 +5,8 @@ Concepts:
     Regime: a stretch of hours with its own volatility, drift and headline reliability, drawn per seed.
     MarketPath: the result, five-minute prices and quarter-hourly headlines; nothing an agent does changes it.
 
-In Babylon a trade moves a perpetual's price only until the next tick recomputes it from the NPCs' holdings, so the
-path is exogenous for the agents; every agent of a window faces the same market.
+In Babylon a trade moves a perpetual's price only until the next tick recomputes it from the NPCs' holdings,
+so the path is exogenous for the agents; every agent of a window faces the same market.
 """
 
 from dataclasses import dataclass, field

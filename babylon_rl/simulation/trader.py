@@ -1,7 +1,8 @@
 """How a language model trades the simulated market: its prompt, the grammar of its answer, and its orders.
 
-An answer is ``TICKER headline SIDE size`` (for example ``AURUM surge BUY 2``) or ``HOLD``. Naming the headline it
-acts on is the model's one step of reasoning. A size counts units of ``UNIT_NOTIONAL`` dollars at ``LEVERAGE``.
+An answer is ``TICKER headline SIDE size`` (for example ``AURUM surge BUY 2``) or ``HOLD``. Naming the
+headline it acts on is the model's one step of reasoning. A size counts units of ``UNIT_NOTIONAL`` dollars at
+``LEVERAGE``.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """The one place that imports ART, because importing it changes the process.
 
-ART reads ``.env`` files, fetches a price list over the network, and replaces a function of transformers with one made
-for another version. All three are prevented or undone here. The import takes about seven seconds and 450 MB.
+ART reads ``.env`` files, fetches a price list over the network, and replaces a function of transformers with
+one made for another version. All three are prevented or undone here. The import takes about seven seconds and
+450 MB.
 """
 
 import os

@@ -1,12 +1,13 @@
 """Recorded episodes become ART trajectories: exactly the messages the model saw and the tokens it produced.
 
-Every recorded call is one history of its own. The tokens are passed as ``token_id:N`` with the log-probabilities of the
-distribution they were sampled from, so that ART trains on the recorded ids and never re-tokenises an answer.
+Every recorded call is one history of its own. The tokens are passed as ``token_id:N`` with the log-
+probabilities of the distribution they were sampled from, so that ART trains on the recorded ids and never re-
+tokenises an answer.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import art
@@ -42,7 +43,7 @@ def to_art_groups(episodes: Iterable[TrainableEpisode]) -> "list[art.TrajectoryG
     from babylon_rl.training.art_import import import_art
 
     art = import_art()
-    windows: dict[str, list[art.Trajectory]] = {}
+    windows: dict[str, list[Any]] = {}
     for episode in episodes:
         histories = [_messages_and_choice(call) for call in episode.calls]
         windows.setdefault(episode.window_id, []).append(
@@ -61,7 +62,7 @@ def to_art_groups(episodes: Iterable[TrainableEpisode]) -> "list[art.TrajectoryG
     ]
 
 
-def _messages_and_choice(call: TrainableCall) -> list:
+def _messages_and_choice(call: TrainableCall) -> list[Any]:
     return [*({"role": m["role"], "content": m["content"]} for m in call.messages), _choice(call)]
 
 

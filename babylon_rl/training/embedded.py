@@ -1,7 +1,8 @@
 """The embedded backend: ART's own tokenisation, packing and loss around a small model on the CPU or one GPU.
 
-The gradient is PPO's: several epochs of clipped updates on one day of episodes, with the recorded log-probabilities as
-the old policy. ART rescales advantages to a mean magnitude of one, so the learning rate alone sets the step size.
+The gradient is PPO's: several epochs of clipped updates on one day of episodes, with the recorded log-
+probabilities as the old policy. ART rescales advantages to a mean magnitude of one, so the learning rate
+alone sets the step size.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from babylon_rl.policy.checkpoints import load_checkpoint, save_checkpoint
 from babylon_rl.policy.engine import EmbeddedEngine
@@ -83,7 +84,8 @@ class EmbeddedBackend:
         manifest: dict[str, Any],
         on_step: Progress | None = None,
     ) -> "art.types.LocalTrainResult":
-        """Train the current checkpoint on the groups, write the result to ``output`` and make it the current one.
+        """Train the current checkpoint on the groups, write the result to ``output`` and make it the current
+        one.
 
         Args:
             manifest: provenance to be stored with the checkpoint.
@@ -186,7 +188,7 @@ def _pack(tokenizer: "PreTrainedTokenizerBase", groups: "list[art.TrajectoryGrou
         packed_tensors_from_tokenized_results(
             results,
             seq_len=max(len(result.token_ids) for result in results),
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=cast(int, tokenizer.pad_token_id),
             truncate_long_results=False,
             pack_results=False,
             verbosity=0,
@@ -208,7 +210,8 @@ def _loss(model: "PreTrainedModel", batch: "dict[str, torch.Tensor]", config: Em
     entropies = torch.zeros(tokens.shape, device=tokens.device)
     new_logprobs[:, :-1][predicted] = chosen
     entropies[:, 1:][predicted] = -(log_probabilities.exp() * log_probabilities).sum(-1).detach()
-    return loss_fn(batch, new_logprobs, None, entropies, {"ppo": True, "epsilon": config.epsilon})  # type: ignore[arg-type]
+    options: Any = {"ppo": True, "epsilon": config.epsilon}
+    return loss_fn(cast(Any, batch), new_logprobs, None, entropies, options)
 
 
 class _seeded:  # noqa: N801 - reads as a statement

@@ -1,8 +1,8 @@
 """The tiny base model: a 0.1 M parameter Llama that knows the format of an order and nothing about trading.
 
-It is built from a seed on first use: a byte-level BPE vocabulary over the simulator's prompts, and a short supervised
-warm-up in which ticker, side and size are uniformly random. The only thing the warm-up ties to the prompt is the
-headline that the answer names after the ticker, which is part of the format.
+It is built from a seed on first use: a byte-level BPE vocabulary over the simulator's prompts, and a short
+supervised warm-up in which ticker, side and size are uniformly random. The only thing the warm-up ties to the
+prompt is the headline that the answer names after the ticker, which is part of the format.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from babylon_rl.policy.checkpoints import MANIFEST, save_checkpoint, verify_checkpoint
 from babylon_rl.simulation.market import HEADLINES, MarketSpec
@@ -46,7 +46,8 @@ class TinyBaseConfig:
     batch_rows: int = 64
     learning_rate: float = 6e-3
     initializer_range: float = 0.08
-    """Standard deviation of the initial weights; at the usual 0.02 a model this narrow never learns to copy."""
+    """Standard deviation of the initial weights; at the usual 0.02 a model this narrow never learns to copy.
+    """
     echo_weight: float = 6.0
     """Weight of the named headline in the loss: the other words are coin flips by construction."""
     anneal_steps: int = 60
@@ -104,7 +105,9 @@ def demonstration(
 
 
 def build_tokenizer(config: TinyBaseConfig, spec: MarketSpec) -> "PreTrainedTokenizerFast":
-    """Train the vocabulary on demonstrations; reserved tokens get the highest ids, where ART looks for a sentinel."""
+    """Train the vocabulary on demonstrations; reserved tokens get the highest ids, where ART looks for a
+    sentinel.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -170,7 +173,8 @@ def warm_up(
 ) -> int:
     """Teach the format by supervised learning on fresh demonstrations; returns the number of steps taken.
 
-    ``on_step`` receives the step, the loss of the whole answer and the smoothed loss of the named headline (nats).
+    ``on_step`` receives the step, the loss of the whole answer and the smoothed loss of the named headline
+    (nats).
     """
     import torch
 
@@ -211,12 +215,12 @@ def _encode_rows(tokenizer: "PreTrainedTokenizerFast", rows: list) -> tuple:
 
     encoded = []
     for messages, answer in rows:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
         completion = tokenizer(answer + END, add_special_tokens=False)["input_ids"]
         encoded.append((prompt, completion))
     longest = max(len(prompt) + len(completion) for prompt, completion in encoded)
-    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    ids = torch.full((len(rows), longest), cast(int, tokenizer.pad_token_id))
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
     for row, (prompt, completion) in enumerate(encoded):
         length = len(prompt) + len(completion)
