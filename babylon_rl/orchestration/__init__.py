@@ -1,0 +1,1 @@
+"""Dagster: assets, checks, sensors, schedules, jobs and resources. It wires rooms."""

@@ -1,0 +1,128 @@
+"""`babylon dev`: Dagster's UI and daemon and the gateway, started together and stopped together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from babylon_rl.errors import BabylonError
+from babylon_rl.orchestration.instance import prepare_dagster_home, workspace_file
+from babylon_rl.settings import Settings
+
+HOST = "127.0.0.1"
+"""The UI has no login: it is bound to this machine."""
+DAGSTER_PORT = 3000
+STOP_SECONDS = 30.0
+
+
+class PortInUseError(BabylonError):
+    """A port that a service is to listen on belongs to another process."""
+
+
+class ServiceEndedError(BabylonError):
+    """A service stopped by itself."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process of the development stack.
+
+    Attributes:
+        name: What the person in front of the terminal calls it.
+        port: Port that it will listen on at 127.0.0.1.
+        command: Its command line.
+    """
+
+    name: str
+    port: int
+    command: Sequence[str]
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+
+def development_services(settings: Settings, dagster_port: int = DAGSTER_PORT) -> list[Service]:
+    """Returns what `babylon dev` starts."""
+    dagster = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace_file())]
+    gateway = [sys.executable, "-m", "babylon_rl.cli", "serve", "--port", str(settings.port)]
+    return [
+        Service("Dagster", dagster_port, [*dagster, "-h", HOST, "-p", str(dagster_port)]),
+        Service("gateway", settings.port, gateway),
+    ]
+
+
+def require_free_ports(services: Sequence[Service]) -> None:
+    """Checks that every service will get its port.
+
+    Raises:
+        PortInUseError: Another process listens on one of them.
+    """
+    for service in services:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # As the servers themselves do: a port in TIME_WAIT counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, service.port))
+            except OSError as problem:
+                raise PortInUseError(
+                    f"port {service.port}, which {service.name} needs, cannot be used: {problem.strerror}",
+                    f"End the process that listens there (`ss -ltnp 'sport = :{service.port}'`) "
+                    "or choose another port.",
+                ) from None
+
+
+def run_together(
+    settings: Settings, services: Sequence[Service], started: Callable[[], None] = lambda: None
+) -> None:
+    """Runs the services until Ctrl-C (or SIGTERM), or until one of them ends by itself; then stops them all.
+
+    Raises:
+        PortInUseError: Before anything is started.
+        ServiceEndedError: A service ended by itself.
+    """
+    require_free_ports(services)
+    prepare_dagster_home(settings)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for service in services:
+            # A group of its own: Ctrl-C reaches us alone, and we stop them in order.
+            processes.append(
+                subprocess.Popen(service.command, cwd=workspace_file().parent, start_new_session=True)
+            )
+        started()
+        while True:
+            for service, process in zip(services, processes, strict=True):
+                if process.poll() is not None:
+                    raise ServiceEndedError(
+                        f"{service.name} ended by itself with status {process.returncode}",
+                        "Its last lines above say why.",
+                    )
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _stop(processes)
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    for process in reversed(processes):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        try:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,0 +1,212 @@
+"""Which windows can be processed now, which days can be trained now, and why the others cannot.
+
+Pure verdicts over one query on schema `rl` each; the sensor, the schedule and `babylon windows` share them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+import asyncpg
+
+from babylon_rl.settings import Settings
+from babylon_rl.windows import (
+    WINDOW_LENGTH,
+    WINDOWS_PER_DAY,
+    day_of,
+    is_complete,
+    window_id_at,
+    window_range,
+    windows_between,
+)
+
+HORIZONS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24)}
+
+Verdict = Literal["ready", "thin", "matured", "waiting", "done"]
+
+# One row per wanted window that has rows or was processed: those from $1 to $2 and those named in $3.
+_WINDOWS = """
+SELECT coalesce(r.window_id, s.window_id) AS window_id,
+       coalesce(r.rows, 0) AS rows, coalesce(r.agents, 0) AS agents, r.fingerprint, r.seen_at,
+       s.group_status, s.group_reason, s.snapshot_status, s.outcomes_status, s.updated_at,
+       s.episodes, s.scorer, s.reward_mean, s.reward_std, s.pnl_mean
+FROM (
+    SELECT window_id, count(*) FILTER (WHERE excluded IS NULL) AS rows,
+           count(DISTINCT agent_id) FILTER (WHERE excluded IS NULL) AS agents,
+           md5(string_agg(trajectory_id || ':' || fingerprint, ',' ORDER BY trajectory_id)) AS fingerprint,
+           max(seen_at) AS seen_at
+    FROM rl.window_rows
+    WHERE window_id BETWEEN $1 AND $2 OR window_id = ANY($3)
+    GROUP BY window_id
+) r
+FULL JOIN (
+    SELECT * FROM rl.window_state WHERE window_id BETWEEN $1 AND $2 OR window_id = ANY($3)
+) s USING (window_id)
+"""
+
+_FIRST_WINDOW = "SELECT min(window_id) FROM rl.window_rows"
+# created_at has the index; rows that the game committed more than two days late are for a backfill.
+_LATE_WINDOWS = """
+SELECT DISTINCT window_id FROM rl.window_rows
+WHERE created_at > ($1::timestamptz AT TIME ZONE 'UTC') - interval '2 days' AND seen_at > $1 AND window_id <
+$2
+"""
+
+_DAYS = """
+SELECT left(window_id, 10) AS day,
+       count(*) FILTER (WHERE group_status IS NOT NULL AND group_status <> 'immature') AS resolved,
+       count(*) FILTER (WHERE group_status = 'scored') AS scored,
+       coalesce(sum(episodes) FILTER (WHERE group_status = 'scored'), 0) AS episodes
+FROM rl.window_state
+GROUP BY 1
+ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class WindowFacts:
+    """What is recorded of one window, and what was made of it.
+
+    Attributes:
+        rows: Rows that count (neither excluded nor quarantined before reading).
+        agents: Distinct agents among them.
+        fingerprint: Hash over the window's row fingerprints; changes when a row comes, goes or changes.
+        seen_at: When one of its rows was last read; after `processed_at` its content may be new.
+        group_status: Verdict of the last scoring, None before it.
+        processed_at: When the window's state was last written.
+    """
+
+    window_id: str
+    rows: int = 0
+    agents: int = 0
+    fingerprint: str = ""
+    seen_at: datetime | None = None
+    group_status: str | None = None
+    group_reason: str | None = None
+    snapshot_status: str | None = None
+    outcomes_status: str | None = None
+    processed_at: datetime | None = None
+    episodes: int | None = None
+    scorer: str | None = None
+    reward_mean: float | None = None
+    reward_std: float | None = None
+    pnl_mean: float | None = None
+
+
+@dataclass(frozen=True)
+class WindowVerdict:
+    """Whether a window should be processed now.
+
+    Attributes:
+        verdict: `ready` (enough agents), `thin` (too few, but the deadline has passed), `matured` (scored
+        before
+            its orders' horizon had passed, which now has), `waiting`, or `done`.
+        reason: The verdict in words for a person.
+    """
+
+    facts: WindowFacts
+    verdict: Verdict
+    reason: str
+
+    @property
+    def requested(self) -> bool:
+        return self.verdict in ("ready", "thin", "matured")
+
+    @property
+    def run_key(self) -> str:
+        """Key under which this content at this stage is requested once and never again."""
+        stage = "matured" if self.verdict == "matured" else "rows"
+        return f"{self.facts.window_id}:{self.facts.fingerprint or 'empty'}:{stage}"
+
+
+@dataclass(frozen=True)
+class DayFacts:
+    """How far the windows of one day are.
+
+    Attributes:
+        resolved: Windows with a final scoring verdict, of 24.
+        scored: Windows whose group carries a signal.
+        episodes: Episodes in the scored groups.
+    """
+
+    day: str
+    resolved: int = 0
+    scored: int = 0
+    episodes: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.resolved >= WINDOWS_PER_DAY
+
+
+async def first_recorded_window(rl: asyncpg.Connection) -> str | None:
+    """Returns the oldest window with a recorded row, None before anything was recorded."""
+    return await rl.fetchval(_FIRST_WINDOW)
+
+
+async def late_windows(rl: asyncpg.Connection, since: datetime, before: str) -> list[str]:
+    """Returns the windows older than `before` with rows first seen after `since` (and at most 2 days old)."""
+    return [row["window_id"] for row in await rl.fetch(_LATE_WINDOWS, since, before)]
+
+
+async def read_windows(
+    rl: asyncpg.Connection, first: str, last: str, also: Iterable[str] = ()
+) -> list[WindowFacts]:
+    """Returns the facts of every window from `first` to `last` (both included) and of those in `also`.
+
+    Oldest first, in one query; windows of which nothing is known are returned empty.
+    """
+    more = list(also)
+    found = {row["window_id"]: _facts(row) for row in await rl.fetch(_WINDOWS, first, last, more)}
+    wanted = {*windows_between(window_range(first)[0], window_range(last)[1]), *more}
+    return [found.get(w) or WindowFacts(w) for w in sorted(wanted)]
+
+
+def judge_window(facts: WindowFacts, now: datetime, settings: Settings) -> WindowVerdict:
+    """Says whether a window should be processed at `now` (aware UTC)."""
+    end = window_range(facts.window_id)[1]
+    needed = settings.min_agents_per_window
+    agents = f"{facts.agents} of {needed} agents"
+    if not is_complete(facts.window_id, now, settings.window_delay):
+        return WindowVerdict(facts, "waiting", f"not complete before {end + settings.window_delay:%H:%M} UTC")
+    if facts.group_status == "immature":
+        matures = end + HORIZONS[settings.training_horizon] + settings.window_delay
+        if now >= matures:
+            return WindowVerdict(
+                facts, "matured", f"its orders reached their {settings.training_horizon} horizon"
+            )
+    newer = facts.processed_at is None or (facts.seen_at is not None and facts.seen_at > facts.processed_at)
+    if facts.group_status is not None and not newer:
+        if facts.group_status == "immature":
+            return WindowVerdict(facts, "waiting", f"orders mature at {matures:%Y-%m-%d %H:%M} UTC")
+        return WindowVerdict(facts, "done", facts.group_reason or facts.group_status)
+    if facts.agents >= needed:
+        return WindowVerdict(facts, "ready", f"{agents}, {facts.rows} rows")
+    deadline = end + timedelta(minutes=settings.thin_window_deadline_minutes)
+    if now >= deadline:
+        return WindowVerdict(facts, "thin", f"{agents} at the deadline")
+    return WindowVerdict(facts, "waiting", f"{agents}; taken as it is at {deadline:%H:%M} UTC")
+
+
+def newest_complete_window(now: datetime, settings: Settings) -> str:
+    """Returns the last window that is complete at `now`."""
+    return window_id_at(now - settings.window_delay - WINDOW_LENGTH)
+
+
+async def read_days(rl: asyncpg.Connection) -> list[DayFacts]:
+    """Returns the days from the first to the last processed window, oldest first, empty ones included."""
+    found = {row["day"]: DayFacts(**dict(row)) for row in await rl.fetch(_DAYS)}
+    if not found:
+        return []
+    start = window_range(f"{min(found)}T00:00")[0]
+    end = window_range(f"{max(found)}T23:00")[1]
+    days = sorted({day_of(w) for w in windows_between(start, end)})
+    return [found.get(day) or DayFacts(day) for day in days]
+
+
+def _facts(row: asyncpg.Record) -> WindowFacts:
+    values = dict(row)
+    values["processed_at"] = values.pop("updated_at")
+    values["fingerprint"] = values["fingerprint"] or ""
+    return WindowFacts(**values)

@@ -1,0 +1,96 @@
+"""What an asset tells Dagster: one materialization per partition, each with its own metadata and data
+version.
+
+Dagster stamps a single data version on all partitions of a range run, so that a later run of one window, with
+the window's true hash, would look like a change. An asset here therefore computes all its reports first,
+yields its result, and then logs one materialization per partition that repeats the provenance of the first
+event with the partition's own data version; Dagster reads the newest event.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+_DATA_VERSION_TAG = "dagster/data_version"
+
+
+@dataclass(frozen=True)
+class PartitionReport:
+    """What one partition of an asset amounts to.
+
+    Attributes:
+        key: Partition key (window id or day).
+        digest: Hash of the partition's content; becomes its data version.
+        metadata: Metadata of the partition; numeric keys are plotted over partitions by the UI.
+    """
+
+    key: str
+    digest: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def materialize_each(
+    context: dg.AssetExecutionContext, reports: Sequence[PartitionReport]
+) -> AsyncIterator[dg.MaterializeResult]:
+    """Yields the asset's result and records every report with its own metadata and data version.
+
+    Args:
+        context: Context of an asset with partitions; the run may cover one partition or a range.
+        reports: One report per partition key of the run, in order.
+    """
+    if len(reports) == 1:
+        report = reports[0]
+        yield dg.MaterializeResult(metadata=dict(report.metadata), data_version=dg.DataVersion(report.digest))
+        return
+    together = hashlib.sha256("".join(r.digest for r in reports).encode()).hexdigest()
+    yield dg.MaterializeResult(data_version=dg.DataVersion(together))
+    # Dagster handles the result before it asks the generator for more: its events exist now.
+    provenance = _own_event_tags(context, reports[-1].key)
+    for report in reports:
+        context.log_event(
+            dg.AssetMaterialization(
+                asset_key=context.asset_key,
+                partition=report.key,
+                metadata=dict(report.metadata),
+                tags={**provenance, _DATA_VERSION_TAG: report.digest},
+            )
+        )
+
+
+def _own_event_tags(context: dg.AssetExecutionContext, partition_key: str) -> dict[str, str]:
+    """Returns code version, input versions and input pointers that this step's own event was given."""
+    records = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[partition_key]), limit=1
+    ).records
+    event = records[0].asset_materialization if records and records[0].run_id == context.run_id else None
+    if event is None:
+        raise dg.DagsterInvariantViolationError(
+            f"the materialization of {context.asset_key.to_user_string()} {partition_key} was not stored"
+        )
+    return {key: value for key, value in (event.tags or {}).items() if key.startswith("dagster/")}
+
+
+def markdown_table(
+    headers: Sequence[str], rows: Sequence[Sequence[object]], *, limit: int = 50
+) -> dg.MarkdownMetadataValue:
+    """Returns a markdown table; rows beyond `limit` are counted in a last line, never dropped silently."""
+    lines = ["| " + " | ".join(headers) + " |", "|" + " --- |" * len(headers)]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows[:limit]]
+    if len(rows) > limit:
+        lines.append(f"\n… and {len(rows) - limit} more")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def numbers(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
+    """Returns the entries that are numbers: a missing figure must leave a gap in the plot, not a zero."""
+    return {key: value for key, value in values.items() if value is not None and value == value}
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")

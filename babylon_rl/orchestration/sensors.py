@@ -1,0 +1,100 @@
+"""Sensors: windows that became ready, and runs that failed."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from babylon_rl.orchestration.claims import claimed_partitions, used_run_keys
+from babylon_rl.orchestration.jobs import hourly_job
+from babylon_rl.orchestration.partitions import STANDING, hourly
+from babylon_rl.orchestration.readiness import (
+    WindowFacts,
+    first_recorded_window,
+    judge_window,
+    late_windows,
+    newest_complete_window,
+    read_windows,
+)
+from babylon_rl.orchestration.resources import PostgresResource
+from babylon_rl.orchestration.ticks import MAX_WINDOWS, Cursor, plan_tick
+from babylon_rl.records.reader import refresh_window_rows
+from babylon_rl.windows import window_range, windows_between
+
+RECORDED_ROWS = dg.AssetKey("recorded_rows")
+QUERY_SECONDS = 45.0
+"""Dagster gives a sensor 60 seconds; a slow database should end the tick with its own name on it."""
+
+
+@dg.sensor(
+    job=hourly_job,
+    minimum_interval_seconds=60,
+    default_status=STANDING.sensor,
+    description="Requests the hourly assets of each window that is over and has enough agents, of a thin or "
+    "empty one after its deadline, and again when late rows arrive or its orders' horizon has passed. "
+    "Each tick says which window waits for what.",
+)
+def window_readiness(context: dg.SensorEvaluationContext, postgres: PostgresResource) -> dg.SensorResult:
+    now = datetime.now(UTC)
+    cursor = Cursor.load(context.cursor)
+    facts = asyncio.run(asyncio.wait_for(_read(postgres, cursor, now), QUERY_SECONDS))
+    if not facts:
+        return dg.SensorResult(skip_reason=dg.SkipReason("no complete window with recorded rows yet"))
+    claimed = claimed_partitions(
+        context.instance, _repository(context), dg.AssetKey("trajectories"), hourly
+    ) & {f.window_id for f in facts}
+    verdicts = [judge_window(window, now, postgres.settings()) for window in facts]
+    keys = [v.run_key for v in verdicts if v.requested]
+    plan = plan_tick(verdicts, cursor, now, claimed=claimed, used_keys=used_run_keys(context.instance, keys))
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=v.run_key, partition_key=v.facts.window_id, tags={"babylon/reason": v.reason}
+            )
+            for v in plan.requests
+        ],
+        skip_reason=None if plan.requests else dg.SkipReason(plan.reason),
+        cursor=plan.cursor.dump(),
+        # Staleness counts from an observation made before the materialization.
+        asset_events=[
+            dg.AssetObservation(
+                RECORDED_ROWS,
+                partition=v.facts.window_id,
+                metadata={"rows/count": v.facts.rows, "rows/agents": v.facts.agents},
+                tags={"dagster/data_version": v.facts.fingerprint or "empty"},
+            )
+            for v in plan.requests
+        ],
+    )
+
+
+async def _read(postgres: PostgresResource, cursor: Cursor, now: datetime) -> list[WindowFacts]:
+    async with postgres.connect() as db:
+        since = datetime.fromisoformat(cursor.seen_at) if cursor.seen_at else None
+        found = await refresh_window_rows(db.game, db.rl, since=since)
+        first = cursor.watermark or await first_recorded_window(db.rl)
+        last = newest_complete_window(now, postgres.settings())
+        if first is None or first > last:
+            return []
+        late = await late_windows(db.rl, since, first) if found and since else []
+        window_ids = windows_between(window_range(first)[0], window_range(last)[1])[:MAX_WINDOWS]
+        return await read_windows(db.rl, first, window_ids[-1], also={*cursor.pending, *late})
+
+
+def _repository(context: dg.SensorEvaluationContext) -> dg.RepositoryDefinition:
+    if context.repository_def is None:
+        raise dg.DagsterInvariantViolationError("the sensor runs outside of a repository")
+    return context.repository_def
+
+
+@dg.run_failure_sensor(
+    name="run_failures",
+    default_status=STANDING.sensor,
+    monitor_all_code_locations=False,
+    description="Writes each failed run to the daemon's log with its partition and first error.",
+)
+def run_failures(context: dg.RunFailureSensorContext) -> None:
+    run = context.dagster_run
+    partition = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_start", "")
+    message = context.failure_event.message or "no message"
+    context.log.error(f"{run.job_name} {partition} failed (run {run.run_id}): {message}")

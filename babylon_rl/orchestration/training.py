@@ -1,0 +1,76 @@
+"""Training days from the command line: which are left, and one of them from its windows to its model."""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from babylon_rl.database.connection import open_databases
+from babylon_rl.errors import BabylonError
+from babylon_rl.orchestration.partitions import daily
+from babylon_rl.orchestration.readiness import DayFacts, first_recorded_window, read_days
+from babylon_rl.orchestration.runs import FinishedRun, run_day, run_hours
+from babylon_rl.orchestration.schedules import LAST_ASSET
+from babylon_rl.records.reader import refresh_window_rows
+from babylon_rl.settings import Settings
+from babylon_rl.windows import day_of, parse_day
+
+
+class DayNotReadyError(BabylonError):
+    """A day that cannot be trained."""
+
+
+def trained_days(instance: dg.DagsterInstance) -> set[str]:
+    """Returns the days whose daily assets have all been materialized."""
+    return instance.get_materialized_partitions(LAST_ASSET)
+
+
+async def recorded_days(settings: Settings) -> list[DayFacts]:
+    """Returns every day from the first recorded window to yesterday, oldest first."""
+    async with open_databases(settings) as db:
+        await refresh_window_rows(db.game, db.rl)
+        first = await first_recorded_window(db.rl)
+        found = {day.day: day for day in await read_days(db.rl)}
+    return [
+        found.get(day) or DayFacts(day)
+        for day in daily.get_partition_keys()
+        if first and day >= day_of(first)
+    ]
+
+
+def train_day(
+    instance: dg.DagsterInstance, days: list[DayFacts], day: str | None, report: Callable[[str], None]
+) -> FinishedRun | None:
+    """Materializes what is missing of a day, hourly and daily assets, and offers its model for deployment.
+
+    Args:
+        instance: Dagster's instance; the runs appear in its UI.
+        days: As `recorded_days` returns them.
+        day: The day; None for the oldest one that is not trained.
+        report: Called with a line before each run.
+
+    Returns:
+        The run of the daily assets, or None where `day` is None and no day is left.
+
+    Raises:
+        UnknownDayError: `day` is not a day.
+        DayNotReadyError: Nothing is recorded of `day`, or it is not over.
+        RunFailedError: A run failed.
+    """
+    trained = trained_days(instance)
+    if day is None:
+        chosen = next((d for d in days if d.day not in trained), None)
+        if chosen is None:
+            return None
+    else:
+        parse_day(day)
+        chosen = next((d for d in days if d.day == day), None)
+        if chosen is None:
+            raise DayNotReadyError(
+                f"{day} is not over, or nothing was recorded until then",
+                "`babylon train --mode list` shows the days that can be trained.",
+            )
+    if not chosen.complete:
+        report(f"{chosen.day}: {chosen.resolved} of 24 windows are resolved; materializing the day's windows")
+        run_hours(instance, chosen.day)
+    report(f"{chosen.day}: batch, training, benchmark, deployment")
+    return run_day(instance, chosen.day)
