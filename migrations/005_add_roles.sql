@@ -88,7 +88,6 @@ DECLARE
     fields text[];
     columns text;
     statements text[] := ARRAY[
-        'GRANT babylon_reader TO babylon_judge, babylon_trainer',
         'GRANT USAGE ON SCHEMA rl TO babylon_reader, babylon_gateway',
         format('GRANT USAGE ON SCHEMA %I TO babylon_reader, babylon_gateway', current_schema())];
 BEGIN
@@ -98,6 +97,11 @@ BEGIN
         RETURN;
     END IF;
 
+    FOREACH item IN ARRAY ARRAY['babylon_judge', 'babylon_trainer'] LOOP
+        IF NOT pg_has_role(item, 'babylon_reader', 'MEMBER') THEN
+            statements := statements || format('GRANT babylon_reader TO %I', item);
+        END IF;
+    END LOOP;
     FOREACH item IN ARRAY open_tables LOOP
         IF to_regclass(quote_ident(item)) IS NOT NULL THEN
             statements := statements || format('GRANT SELECT ON %I TO babylon_reader', item);

@@ -1,8 +1,8 @@
 """The embedded PostgreSQL server: started by whoever needs it first, shared by every process of a home.
 
-One folder (`BABYLON_HOME`) has at most one server. `ensure_server` may be called by any number of processes at
-once; all starting and stopping happens under one file lock per home, and a server counts as running only when it
-answers `SELECT 1`. The server survives the process that started it and recovers after a kill.
+One folder (`BABYLON_HOME`) has at most one server. `ensure_server` may be called by any number of processes
+at once; all starting and stopping happens under one file lock per home, and a server counts as running only
+when it answers `SELECT 1`. The server survives the process that started it and recovers after a kill.
 """
 
 import os
@@ -203,7 +203,7 @@ def _start(cluster: Cluster, deadline: float) -> bool:
 
 
 def _log_since(log: Path, offset: int) -> str:
-    """The first FATAL or PANIC line that was written after `offset`, without its prefix; else the last line."""
+    """The first FATAL or PANIC line written after `offset`, without its prefix; else the last line."""
     if not log.exists():
         return "it left no log"
     with log.open("rb") as file:

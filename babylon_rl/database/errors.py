@@ -1,5 +1,7 @@
 """What can go wrong between us and PostgreSQL, each with its remedy."""
 
+import asyncpg
+
 from babylon_rl.errors import BabylonError
 
 
@@ -39,5 +41,6 @@ class MissingGameTablesError(DatabaseError):
     """Tables or columns of the game that the pipeline reads are not there."""
 
 
-class NaiveTimestampError(DatabaseError, ValueError):
+# asyncpg wraps what an encoder raises into a DataError, except for its own InternalClientError.
+class NaiveTimestampError(DatabaseError, asyncpg.InternalClientError):
     """A datetime without a time zone was given for a timestamp; guessing a zone would move rows."""

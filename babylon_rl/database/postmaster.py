@@ -50,8 +50,8 @@ def all_serving(data: Path) -> list[int]:
 def clear_stale_lock_files(data: Path, socket_dir: Path, port: int) -> None:
     """Clears what a killed postmaster left, so that a new one starts. To be called when none runs.
 
-    PostgreSQL only asks whether *some* process has the recorded id; a zombie or another program that got the id
-    would block it for ever. Where the id is free `postmaster.pid` stays: PostgreSQL then also checks for
+    PostgreSQL only asks whether *some* process has the recorded id; a zombie or another program that got the
+    id would block it for ever. Where the id is free `postmaster.pid` stays: PostgreSQL then also checks for
     surviving children before it takes over.
     """
     pid = recorded_pid(data)
@@ -89,7 +89,7 @@ def is_alive(pid: int) -> bool:
 
 
 def stop(pid: int, data: Path, *, timeout: float) -> None:
-    """Stops a postmaster: fast shutdown, and after `timeout` seconds an immediate one (recovered at next start).
+    """Stops a postmaster: fast shutdown, after `timeout` seconds an immediate one (recovered at next start).
 
     Raises:
         EmbeddedServerError: It survived both, for example because it is stopped by a debugger.
