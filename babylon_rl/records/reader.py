@@ -127,7 +127,7 @@ async def refresh_window_rows(
 
 
 async def read_window(
-    game: asyncpg.Connection, rl: asyncpg.Connection, window_id: str, *, include_test_users: bool = False
+    game: asyncpg.Connection, rl: asyncpg.Connection, window_id: str, *, include_test_agents: bool = False
 ) -> WindowRead:
     """Reads all trajectories of a window that `rl.window_rows` lists, and keeps `rl` true to what it saw.
 
@@ -138,7 +138,7 @@ async def read_window(
         game: Connection to the game's database; only reads.
         rl: Connection to the database with schema `rl`; may be the same one.
         window_id: A canonical window id.
-        include_test_users: Do not leave out the rows of test users.
+        include_test_agents: Do not leave out the rows of test users.
 
     Raises:
         UnknownWindowError: `window_id` is not a window id.
@@ -147,7 +147,7 @@ async def read_window(
     known = {row["trajectory_id"]: _facts_known(row) for row in await rl.fetch(_KNOWN_OF_WINDOW, window_id)}
     read = WindowRead(window_id, [], {}, [])
     seen: list[tuple[Any, RowFacts]] = []
-    waived = {"test_user"} if include_test_users else set()
+    waived = {"test_user"} if include_test_agents else set()
     # One view of the game for the whole window, so that a group never mixes two of its states.
     snapshot = game.transaction(isolation="repeatable_read", readonly=True)
     async with nullcontext() if game.is_in_transaction() else snapshot:
