@@ -111,7 +111,9 @@ def load_checkpoint(path: Path) -> tuple["PreTrainedModel", "PreTrainedTokenizer
     verify_checkpoint(path)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)

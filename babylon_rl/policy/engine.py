@@ -172,7 +172,9 @@ def _stream(request: ChatRequest, steps: int) -> np.ndarray:
 def _choose(
     logits: "torch.Tensor", temperature: "torch.Tensor", uniform: "torch.Tensor"
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Inverse-transform sampling; returns chosen ids and their log-probabilities, each of shape ``(batch,)``."""
+    """Inverse-transform sampling; returns chosen ids and their log-probabilities, each of shape
+    ``(batch,)``.
+    """
     import torch
 
     greedy = temperature <= 0
