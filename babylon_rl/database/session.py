@@ -88,7 +88,7 @@ async def _prepare(connection: asyncpg.Connection, role: str | None) -> None:
     except (asyncpg.InvalidParameterValueError, asyncpg.UndefinedObjectError):
         raise MissingRoleError(
             f"The database role {role} does not exist",
-            f"Run `babylon migrate`; if it may not create roles, ask an administrator for: CREATE ROLE {quoted}",
+            f"Run `babylon migrate`, or ask an administrator for: CREATE ROLE {quoted}",
         ) from None
     except asyncpg.InsufficientPrivilegeError:
         raise MissingRoleError(
