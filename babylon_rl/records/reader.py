@@ -22,7 +22,6 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 OVERLAP = timedelta(hours=2)
 """How far the feed looks back behind the newest row it knows: transactions commit late and clocks differ."""
 
-CLOCK_SLACK = timedelta(minutes=1)
 LISTED_AT_ONCE = 5_000
 READ_AT_ONCE = 25
 """Rows with steps held at once; a row may have megabytes."""
@@ -36,21 +35,26 @@ SELECT "trajectoryId", "updatedAt" FROM "trajectories"
  ORDER BY "trajectoryId" LIMIT $3
 """
 _KNOWN = """
-SELECT trajectory_id, window_id, fingerprint, excluded, seen_at
+SELECT trajectory_id, window_id, fingerprint, excluded, updated_at
   FROM rl.window_rows WHERE trajectory_id = ANY($1::text[])
 """
 _KNOWN_OF_WINDOW = """
 SELECT trajectory_id, window_id, fingerprint, excluded
   FROM rl.window_rows WHERE window_id = $1 ORDER BY trajectory_id
 """
+# A row whose columns of ours are all the same is not news, whatever else moved its "updatedAt".
 _UPSERT = """
-INSERT INTO rl.window_rows
-       (trajectory_id, agent_id, window_id, start_time, created_at, fingerprint, excluded, seen_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO rl.window_rows AS known
+       (trajectory_id, agent_id, window_id, start_time, created_at, updated_at, fingerprint, excluded,
+       seen_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (trajectory_id) DO UPDATE
    SET agent_id = excluded.agent_id, window_id = excluded.window_id, start_time = excluded.start_time,
-       created_at = excluded.created_at, fingerprint = excluded.fingerprint,
-       excluded = excluded.excluded, seen_at = excluded.seen_at
+       created_at = excluded.created_at, updated_at = excluded.updated_at,
+       fingerprint = excluded.fingerprint, excluded = excluded.excluded,
+       seen_at = CASE WHEN (known.window_id, known.fingerprint, known.excluded)
+                           IS DISTINCT FROM (excluded.window_id, excluded.fingerprint, excluded.excluded)
+                      THEN excluded.seen_at ELSE known.seen_at END
 """
 _QUARANTINE = """
 INSERT INTO rl.quarantine (trajectory_id, window_id, reason, detail, fingerprint, first_seen, released_at)
@@ -112,22 +116,18 @@ async def refresh_window_rows(
     last = ""
     while listed := await game.fetch(_LIST, created, last, LISTED_AT_ONCE):
         last = listed[-1]["trajectoryId"]
-        seen = {
-            row["trajectory_id"]: row["seen_at"]
+        known = {
+            row["trajectory_id"]: row["updated_at"]
             for row in await rl.fetch(_KNOWN, [row["trajectoryId"] for row in listed])
         }
-        news = [
-            row["trajectoryId"]
-            for row in listed
-            if row["trajectoryId"] not in seen or row["updatedAt"] > seen[row["trajectoryId"]] - CLOCK_SLACK
-        ]
+        news = [row["trajectoryId"] for row in listed if known.get(row["trajectoryId"]) != row["updatedAt"]]
         async for rows in _read_rows(game, news):
             changed += await _note(rl, [(row, row_facts(row)) for row in rows])
     return changed
 
 
 async def read_window(
-    game: asyncpg.Connection, rl: asyncpg.Connection, window_id: str, *, include_test_agents: bool = False
+    game: asyncpg.Connection, rl: asyncpg.Connection, window_id: str, *, include_test_users: bool = False
 ) -> WindowRead:
     """Reads all trajectories of a window that `rl.window_rows` lists, and keeps `rl` true to what it saw.
 
@@ -138,7 +138,7 @@ async def read_window(
         game: Connection to the game's database; only reads.
         rl: Connection to the database with schema `rl`; may be the same one.
         window_id: A canonical window id.
-        include_test_agents: Do not leave out the rows of test users.
+        include_test_users: Do not leave out the rows of test users.
 
     Raises:
         UnknownWindowError: `window_id` is not a window id.
@@ -147,7 +147,7 @@ async def read_window(
     known = {row["trajectory_id"]: _facts_known(row) for row in await rl.fetch(_KNOWN_OF_WINDOW, window_id)}
     read = WindowRead(window_id, [], {}, [])
     seen: list[tuple[Any, RowFacts]] = []
-    waived = {"test_user"} if include_test_agents else set()
+    waived = {"test_user"} if include_test_users else set()
     # One view of the game for the whole window, so that a group never mixes two of its states.
     snapshot = game.transaction(isolation="repeatable_read", readonly=True)
     async with nullcontext() if game.is_in_transaction() else snapshot:
@@ -236,6 +236,7 @@ async def _note(rl: asyncpg.Connection, rows: Iterable[tuple[Any, RowFacts]]) ->
                 fact.window_id,
                 row["startTime"],
                 row["createdAt"],
+                row["updatedAt"],
                 fact.fingerprint,
                 fact.excluded,
                 now,
@@ -262,4 +263,4 @@ def _facts_known(row: asyncpg.Record) -> RowFacts:
 
 
 def _without_steps(row: asyncpg.Record) -> dict[str, Any]:
-    return {key: row[key] for key in ("trajectoryId", "agentId", "startTime", "createdAt")}
+    return {key: row[key] for key in ("trajectoryId", "agentId", "startTime", "createdAt", "updatedAt")}

@@ -23,7 +23,7 @@ MARKET_DECISION_AGENT = "market-decision-engine"
 ROW_SQL = """
 SELECT t."id", t."trajectoryId", t."agentId", t."windowId", t."scenarioId", t."windowHours",
        t."startTime", t."endTime", t."finalPnL", t."finalBalance", t."finalStatus",
-       t."isTrainingData", t."isEvaluation", t."stepsJson", t."createdAt",
+       t."isTrainingData", t."isEvaluation", t."stepsJson", t."createdAt", t."updatedAt",
        coalesce(u."isActor", false) AS "isActor", coalesce(u."isTest", false) AS "isTest"
   FROM "trajectories" t
   LEFT JOIN "User" u ON u."id" = t."agentId"

@@ -1,0 +1,1 @@
+"""Rewards: episodes of a window, the scorers that judge them, and the groups that are trained."""

@@ -1,0 +1,178 @@
+"""An episode: everything one agent did in one window, in time order. It is the member of a GRPO group.
+
+A row of the game is one tick of an agent, who may have 60 of them in an hour; agents are compared by their
+hour.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+
+from babylon_rl.outcomes.pricing import OrderValue
+from babylon_rl.records.reader import WindowRead
+from babylon_rl.records.steps import Action, LlmCall, Step
+from babylon_rl.records.trajectory import RecordedTrajectory
+
+PENDING = "pending"
+INVALID = "invalid"
+ORDER_ACTIONS = frozenset(
+    {
+        "open_perp_position",
+        "close_perp_position",
+        "buy_prediction_shares",
+        "sell_prediction_shares",
+        "buy_shares",
+        "sell_shares",
+        "open_perp",
+        "close_perp",
+        "buy_prediction",
+        "sell_prediction",
+        "open_long",
+        "open_short",
+        "close_position",
+        "buy_yes",
+        "buy_no",
+        "buy",
+        "sell",
+        "trade",
+        "trading_decision",
+    }
+)
+"""Action types that ask the market for something, in lower case, over all known writers."""
+
+
+class Episode(msgspec.Struct, kw_only=True):
+    """One agent's window; amounts in USD."""
+
+    window_id: str
+    agent_id: str
+    trajectory_ids: list[str]
+    """In time order, as are `steps` and `calls`."""
+    steps: list[Step]
+    calls: list[LlmCall]
+    policy_versions: list[str]
+    """Versions of our policies that answered calls, sorted; empty for agents played by others."""
+    actions: int
+    """Decisions, holds and invalid ones included."""
+    invalid_actions: int
+    """Answers that were no order, and orders that the market refused."""
+    horizon: str
+    attributed_pnl: float | None
+    """Value at the horizon of the orders opened in the window; None if nothing tells."""
+    pnl_source: str
+    """`orders`, `lifetime_difference` (a fallback without order values: mostly older decisions) or `none`."""
+    start_equity: float | None
+    """Balance plus the margin of open positions at the first step."""
+    trades: int
+    """Orders opened."""
+    wins: int
+    losses: int
+    pending_orders: int
+    """Orders whose horizon has not passed in the recorded prices."""
+    unpriced_orders: int
+    """Orders that no rule of the game gives a value to."""
+
+    @property
+    def trainable(self) -> bool:
+        """Whether at least one call carries the tokens and logprobs of a policy of ours."""
+        return any(call.has_tokens for call in self.calls)
+
+    @property
+    def invalid_share(self) -> float:
+        """Share of the actions that were invalid."""
+        return self.invalid_actions / self.actions if self.actions else 0.0
+
+
+def build_episodes(
+    window_read: WindowRead, order_values: Sequence[OrderValue] | None, *, horizon: str = "1h"
+) -> list[Episode]:
+    """Returns one episode per agent of a window, by agent id.
+
+    Args:
+        window_read: The window's trajectories, in any order.
+        order_values: What its orders were worth; None if they were not valued, which makes the difference of
+        the
+            lifetime P&L the fallback.
+        horizon: Which of an order's values counts. The other ones are ignored: no order is paid twice.
+    """
+    rows: dict[str, list[RecordedTrajectory]] = defaultdict(list)
+    for trajectory in window_read.trajectories:
+        rows[trajectory.agent_id].append(trajectory)
+    orders: dict[str, list[OrderValue]] = defaultdict(list)
+    for value in order_values or ():
+        if value.horizon == horizon:
+            orders[value.agent_id].append(value)
+    return [
+        _episode(
+            window_read.window_id,
+            sorted(rows[agent_id], key=lambda row: (row.start_time, row.trajectory_id)),
+            orders[agent_id] if order_values is not None else None,
+            horizon,
+        )
+        for agent_id in sorted(rows)
+    ]
+
+
+def is_decision(action: Action) -> bool:
+    """Whether the recorder knew what the agent did."""
+    return action.action_type.lower() != PENDING
+
+
+def is_invalid(action: Action) -> bool:
+    """Whether the answer was no order, or an order that the market refused. A hold is neither."""
+    kind = action.action_type.lower()
+    return kind == INVALID or (kind in ORDER_ACTIONS and not action.success and action.error is not None)
+
+
+def _episode(
+    window_id: str, rows: list[RecordedTrajectory], orders: list[OrderValue] | None, horizon: str
+) -> Episode:
+    steps = [step for row in rows for step in row.steps]
+    calls = [call for step in steps for call in step.llm_calls]
+    actions = [step.action for step in steps if is_decision(step.action)]
+    known = [order.value for order in orders or () if order.value is not None]
+    pnl, source = (sum(known), "orders") if orders is not None else _lifetime_difference(rows, steps)
+    return Episode(
+        window_id=window_id,
+        agent_id=rows[0].agent_id,
+        trajectory_ids=[row.trajectory_id for row in rows],
+        steps=steps,
+        calls=calls,
+        policy_versions=sorted({call.policy_version for call in calls if call.policy_version}),
+        actions=len(actions),
+        invalid_actions=sum(map(is_invalid, actions)),
+        horizon=horizon,
+        attributed_pnl=pnl,
+        pnl_source=source,
+        start_equity=_start_equity(steps),
+        trades=len(orders) if orders is not None else sum(map(_is_trade, actions)),
+        wins=sum(value > 0 for value in known),
+        losses=sum(value < 0 for value in known),
+        pending_orders=sum(not order.matured for order in orders or ()),
+        unpriced_orders=sum(order.value is None for order in orders or ()),
+    )
+
+
+def _is_trade(action: Action) -> bool:
+    return action.success and action.action_type.lower() in ORDER_ACTIONS
+
+
+def _start_equity(steps: list[Step]) -> float | None:
+    for step in steps:
+        state = step.environment_state
+        equity = state.equity if state.equity is not None else state.agent_balance
+        if equity is not None:
+            return float(equity)
+    return None
+
+
+def _lifetime_difference(rows: list[RecordedTrajectory], steps: list[Step]) -> tuple[float | None, str]:
+    """How far the lifetime P&L moved; a row's `finalPnL` is that of a whole life and is never summed."""
+    levels = [
+        float(s.environment_state.agent_pnl) for s in steps if s.environment_state.agent_pnl is not None
+    ]
+    final = next((row.final_pnl for row in reversed(rows) if row.final_pnl is not None), None)
+    if not levels or (final is None and len(levels) < 2):
+        return None, "none"
+    return (final if final is not None else levels[-1]) - levels[0], "lifetime_difference"
