@@ -65,7 +65,7 @@ def _own_event_tags(context: dg.AssetExecutionContext, partition_key: str) -> di
     records = context.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[partition_key]), limit=1
     ).records
-    event = records[0].asset_materialization if records and records[0].run_id == context.run_id else None
+    event = records[0].asset_materialization if records and records[0].run_id == context.run.run_id else None
     if event is None:
         raise dg.DagsterInvariantViolationError(
             f"the materialization of {context.asset_key.to_user_string()} {partition_key} was not stored"

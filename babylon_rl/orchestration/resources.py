@@ -46,14 +46,17 @@ class PostgresResource(dg.ConfigurableResource):
         )
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[Databases]:
+    async def connect(self, role: str | None = None) -> AsyncIterator[Databases]:
         """Opens one connection per database, verified against the migration ledger.
+
+        Args:
+            role: Database role to act as; its grants say what can be read and written.
 
         Raises:
             UnreachableDatabaseError: No server answers.
             MissingMigrationError: Schema rl is older than this code.
         """
-        async with open_databases(self.settings()) as databases:
+        async with open_databases(self.settings(), role=role) as databases:
             yield databases
 
 
@@ -143,7 +146,7 @@ class WandbResource(dg.ConfigurableResource):
             self.settings(),
             name=name,
             job_type=context.asset_key.to_user_string(),
-            group=context.run_id,
+            group=context.run.run_id,
         )
 
 

@@ -28,6 +28,10 @@ DEPLOY_JOB = "deploy_job"
 _QUIET: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
 
+class UnknownPartitionError(BabylonError):
+    """A partition that does not exist (yet)."""
+
+
 class RunFailedError(BabylonError):
     """A Dagster run ended without success."""
 
@@ -67,6 +71,7 @@ def run_in_process(
     """Runs a job for one partition (or the range `first` to `last`, or without partitions) in this process.
 
     Raises:
+        UnknownPartitionError: A key is no partition of the job, or its time is not over.
         RunFailedError: The run failed; it names the step and where to read on.
     """
     from dagster._core.definitions.job_base import InMemoryJob
@@ -76,6 +81,7 @@ def run_in_process(
 
     started = time.monotonic()
     job = defs.resolve_job_def(job_name)
+    _require_partitions(job, first, last)
     run = instance.create_run_for_job(
         job,
         tags=partition_tags(first, last),
@@ -131,6 +137,16 @@ def partition_tags(first: str | None, last: str | None = None) -> dict[str, str]
     if last is None or last == first:
         return {"dagster/partition": first}
     return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+
+
+def _require_partitions(job: dg.JobDefinition, *keys: str | None) -> None:
+    partitions = job.partitions_def
+    for key in keys:
+        if key is not None and (partitions is None or not partitions.has_partition_key(key)):
+            raise UnknownPartitionError(
+                f"{key} is no partition of {job.name}",
+                "It is not over yet, or lies before FIRST_PARTITION.",
+            )
 
 
 def _finished(instance: dg.DagsterInstance, run_id: str, seconds: float) -> FinishedRun:
@@ -213,12 +229,12 @@ def _create_remote_run(
         )
     )
     plan = location.get_execution_plan(
-        job, run_config={}, step_keys_to_execute=None, known_state=None, instance=instance
+        job, run_config=_QUIET, step_keys_to_execute=None, known_state=None, instance=instance
     ).execution_plan_snapshot
     run = instance.create_run(
         job_name=job_name,
         run_id=None,
-        run_config={},
+        run_config=_QUIET,
         resolved_op_selection=job.resolved_op_selection,
         step_keys_to_execute=plan.step_keys_to_execute,
         op_selection=None,

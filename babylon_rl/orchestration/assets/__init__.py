@@ -1,0 +1,1 @@
+"""The assets, one module each; their graph is the pipeline."""

@@ -1,0 +1,78 @@
+"""What the assets share: names, owners, lineage, and what is retried.
+
+The hourly assets are asynchronous generators without a return annotation: Dagster takes that of such a
+function for the type of its output.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import asyncpg
+import dagster as dg
+
+from babylon_rl.database.errors import UnreachableDatabaseError
+from babylon_rl.orchestration.reporting import PartitionReport
+from babylon_rl.orchestration.resources import WandbResource
+
+GROUP = "babylon"
+OWNERS = ["team:babylon-rl"]
+
+JUDGE = "babylon_judge"
+"""Role of the hourly assets: they keep the windows' verdicts and may read the hidden answers."""
+TRAINER = "babylon_trainer"
+"""Role of the daily assets: the hidden answers are closed to whatever prepares or trains a batch."""
+
+RETRIES = 3
+RETRY_SECONDS = 5.0
+
+
+@contextmanager
+def retry_on_lost_database() -> Iterator[None]:
+    """Asks Dagster to try the step again when a database connection is lost, and only then.
+
+    A retry policy on the asset would also repeat what fails in the same way each time. Every window is
+    written idempotently, so a second try simply goes over the partitions again.
+    """
+    try:
+        yield
+    except (
+        UnreachableDatabaseError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.CannotConnectNowError,
+        asyncpg.DeadlockDetectedError,
+        asyncpg.SerializationError,
+        ConnectionError,
+        TimeoutError,
+    ) as lost:
+        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_SECONDS) from lost
+
+
+def log_lineage(
+    context: dg.AssetExecutionContext,
+    wandb: WandbResource,
+    reports: Sequence[PartitionReport],
+    inputs: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Logs the digests of a run's partitions and of what they were made from as one W&B artifact.
+
+    One artifact per asset and Dagster run, however many windows; digests only, so that no content leaves.
+
+    Args:
+        context: Names the asset and the Dagster run.
+        wandb: Online, offline or none; never fails.
+        reports: The run's partitions.
+        inputs: Digests by partition of each upstream asset.
+    """
+    digests = {report.key: report.digest for report in reports}
+    first, last = min(digests), max(digests)
+    name = context.asset_key.to_user_string()
+    with wandb.run(context, first if first == last else f"{first} to {last}") as run:
+        run.log_artifact(
+            name,
+            "dataset",
+            metadata={
+                "digests": digests,
+                "inputs": {key: dict(value) for key, value in (inputs or {}).items()},
+            },
+            aliases=[first, *([] if first == last else [f"to-{last}"])],
+        )

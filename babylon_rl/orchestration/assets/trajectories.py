@@ -1,0 +1,65 @@
+"""`trajectories`: what the agents did in a window, frozen."""
+
+from collections import Counter
+
+import dagster as dg
+
+from babylon_rl.orchestration.assets.common import GROUP, JUDGE, OWNERS, log_lineage, retry_on_lost_database
+from babylon_rl.orchestration.assets.recorded_rows import recorded_rows
+from babylon_rl.orchestration.partitions import ONE_DAY_OF_WINDOWS, hourly
+from babylon_rl.orchestration.reporting import PartitionReport, markdown_table, materialize_each
+from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresResource, WandbResource
+from babylon_rl.orchestration.window_steps import FrozenWindow, freeze_window
+from babylon_rl.records.reader import refresh_window_rows
+
+
+@dg.asset(
+    deps=[recorded_rows],
+    partitions_def=hourly,
+    backfill_policy=ONE_DAY_OF_WINDOWS,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "wandb"},
+    code_version="1",
+)
+async def trajectories(
+    context: dg.AssetExecutionContext,
+    postgres: PostgresResource,
+    store: ArtifactStoreResource,
+    wandb: WandbResource,
+):
+    """One window of recorded agent behaviour, validated and frozen as an immutable, content-hashed file
+    (`store/uri`). Rows that cannot be read are quarantined with a reason (`rl.quarantine`), rows left out on
+    purpose are counted by reason; an empty window materializes with status `empty`. Repeat it after late rows
+    or repaired ones: the digest changes only if the content did.
+    """
+    files, reports = store.open(), []
+    with retry_on_lost_database():
+        async with postgres.connect(role=JUDGE) as db:
+            await refresh_window_rows(db.game, db.rl)
+            for window_id in context.partition_keys:
+                frozen = await freeze_window(db, files, window_id, postgres.settings())
+                reports.append(PartitionReport(window_id, frozen.snapshot.sha256, _metadata(frozen)))
+    log_lineage(context, wandb, reports)
+    async for result in materialize_each(context, reports):
+        yield result
+
+
+def _metadata(frozen: FrozenWindow) -> dict[str, object]:
+    read = frozen.read
+    rows = Counter(trajectory.agent_id for trajectory in read.trajectories)
+    return {
+        "status": frozen.status,
+        "dagster/row_count": len(read.trajectories),
+        "rows/agents": len(rows),
+        "rows/steps": sum(len(t.steps) for t in read.trajectories),
+        "rows/excluded": sum(read.excluded.values()),
+        "rows/quarantined": len(read.quarantined),
+        "store/bytes": frozen.snapshot.bytes,
+        "store/uri": frozen.snapshot.uri,
+        "agents": markdown_table(("agent", "rows"), rows.most_common()),
+        "left out": markdown_table(
+            ("reason", "rows"),
+            [*read.excluded.items(), *((q.reason, q.trajectory_id) for q in read.quarantined)],
+        ),
+    }

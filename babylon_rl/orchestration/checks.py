@@ -1,0 +1,204 @@
+"""Asset checks: the verdicts of `rl`, shown where an engineer looks for them.
+
+Severity says whom to wake: ERROR means that what was made is broken or unsafe, WARN that the data are thin
+or say little. No check carries the safety: a blocking check neither stops the later runs of a backfill nor
+spares the rest of a range, so every consumer reads `rl.window_state` and its own inputs again.
+"""
+
+from collections.abc import Sequence
+
+import asyncpg
+import dagster as dg
+
+from babylon_rl.orchestration.partitions import daily, hourly
+from babylon_rl.orchestration.reporting import markdown_table, numbers
+from babylon_rl.orchestration.resources import PostgresResource
+
+QUARANTINE_ERROR_RATE = 0.05
+"""Above this share of unreadable rows the recorder has probably changed its format."""
+PNL_VARIANCE_SHARE = 0.25
+"""Below this share of its variance, the reward mostly pays something else than earning money."""
+LAST_WINDOWS = 48
+"""Windows looked at when a check is run by itself, without a partition."""
+
+_WINDOWS = """
+SELECT s.window_id, s.rows, s.agents, s.episodes, s.group_status, s.group_reason, s.reward_mean, s.reward_std,
+       s.pnl_mean, s.pnl_spearman, s.pnl_variance_share, coalesce(q.rows, 0) AS quarantined
+FROM rl.window_state s
+LEFT JOIN (
+    SELECT window_id, count(*) AS rows FROM rl.quarantine WHERE released_at IS NULL GROUP BY window_id
+) q USING (window_id)
+WHERE $1::text[] IS NULL OR s.window_id = ANY($1)
+ORDER BY s.window_id DESC LIMIT $2
+"""
+
+
+@dg.asset_check(
+    asset="trajectories",
+)
+async def quarantine_rate(
+    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+) -> dg.AssetCheckResult:
+    """Unreadable rows are quarantined, not lost. WARN for any; ERROR above 5 %: the recorder's format has
+    probably changed. `rl.quarantine` names row and reason.
+    """
+    windows = await _windows(context, postgres)
+    bad = sum(w["quarantined"] for w in windows)
+    rows = sum(w["rows"] or 0 for w in windows) + bad
+    rate = bad / rows if rows else 0.0
+    return dg.AssetCheckResult(
+        passed=bad == 0,
+        severity=dg.AssetCheckSeverity.ERROR if rate > QUARANTINE_ERROR_RATE else dg.AssetCheckSeverity.WARN,
+        metadata={
+            "rows/quarantined": bad,
+            "rows/quarantine_rate": rate,
+            "windows": markdown_table(
+                ("window", "rows", "quarantined"),
+                [(w["window_id"], w["rows"], w["quarantined"]) for w in windows if w["quarantined"]],
+            ),
+        },
+    )
+
+
+@dg.asset_check(
+    asset="scored_groups",
+)
+async def reward_spread(
+    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+) -> dg.AssetCheckResult:
+    """A group whose members all earn the same carries no gradient. WARN: such windows are reported and not
+    trained.
+    """
+    windows = await _windows(context, postgres)
+    flat = [w for w in windows if w["group_status"] != "scored"]
+    return dg.AssetCheckResult(
+        passed=not flat,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "groups/scored": len(windows) - len(flat),
+            "groups/not_trainable": len(flat),
+            "windows": markdown_table(
+                ("window", "status", "why", "agents", "reward std"),
+                [
+                    (w["window_id"], w["group_status"], w["group_reason"], w["agents"], w["reward_std"])
+                    for w in flat
+                ],
+            ),
+        },
+    )
+
+
+@dg.asset_check(
+    asset="scored_groups",
+)
+async def pnl_share_of_reward(
+    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+) -> dg.AssetCheckResult:
+    """How much of the reward's variance is money earned. WARN below 25 % (median over windows): it then
+    mostly pays something else; see SCORER.
+    """
+    windows = [w for w in await _windows(context, postgres) if w["pnl_variance_share"] is not None]
+    share = _median([w["pnl_variance_share"] for w in windows])
+    correlation = _median([w["pnl_spearman"] for w in windows if w["pnl_spearman"] is not None])
+    return dg.AssetCheckResult(
+        passed=share is None or share >= PNL_VARIANCE_SHARE,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            **numbers({"reward/pnl_variance_share": share, "reward/pnl_spearman": correlation}),
+            "groups/measured": len(windows),
+        },
+    )
+
+
+@dg.asset_check(
+    asset="checkpoint_benchmark",
+)
+async def candidate_beats_incumbent(
+    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+) -> dg.AssetCheckResult:
+    """The day's candidate against its incumbent on held-out markets. WARN unless it was promoted: n, interval
+    and minimum detectable effect say whether it is worse or the comparison too small.
+    """
+    verdicts = await _verdicts(context, postgres)
+    return dg.AssetCheckResult(
+        passed=all(v["verdict"] == "promoted" for v in verdicts),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "days": markdown_table(
+                ("day", "version", "incumbent", "verdict", "why"),
+                [(v["day"], v["version"], v["incumbent"], v["verdict"], v["reason"]) for v in verdicts],
+            )
+        },
+    )
+
+
+@dg.asset_check(
+    asset="deployed_model",
+)
+async def one_active_deployment(postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Exactly one active deployment, of a model that exists and is whole. ERROR: agents may lack a model;
+    `babylon rollback` or `babylon deploy VERSION` repairs it.
+    """
+    async with postgres.connect() as db:
+        rows = await db.rl.fetch(
+            "SELECT d.version, d.role, d.percentage, m.status FROM rl.deployments d"
+            " LEFT JOIN rl.models m USING (version) WHERE d.ended_at IS NULL ORDER BY d.role"
+        )
+    active = [row for row in rows if row["role"] == "active"]
+    return dg.AssetCheckResult(
+        passed=len(active) == 1 and active[0]["status"] == "deployed",
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "deployments": markdown_table(
+                ("version", "role", "percent", "status"), [tuple(row.values()) for row in rows]
+            )
+        },
+    )
+
+
+ALL = [
+    quarantine_rate,
+    reward_spread,
+    pnl_share_of_reward,
+    candidate_beats_incumbent,
+    one_active_deployment,
+]
+
+
+async def _windows(
+    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+) -> Sequence[asyncpg.Record]:
+    keys = _partition_keys(context, hourly)
+    async with postgres.connect() as db:
+        return await db.rl.fetch(_WINDOWS, keys, len(keys) if keys else LAST_WINDOWS)
+
+
+async def _verdicts(
+    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+) -> Sequence[asyncpg.Record]:
+    keys = _partition_keys(context, daily)
+    async with postgres.connect() as db:
+        return await db.rl.fetch(
+            "SELECT DISTINCT ON (m.day) m.day, b.version, b.incumbent, b.verdict, b.reason"
+            " FROM rl.benchmarks b JOIN rl.models m USING (version)"
+            " WHERE b.purpose = 'gate' AND ($1::text[] IS NULL OR m.day::text = ANY($1))"
+            " ORDER BY m.day DESC, b.id DESC LIMIT 30",
+            keys,
+        )
+
+
+def _partition_keys(
+    context: dg.AssetCheckExecutionContext, partitions: dg.PartitionsDefinition
+) -> list[str] | None:
+    """Returns the partitions of the run; None for a check that was started by itself."""
+    run = context.op_execution_context
+    if not (run.has_partition_key or run.has_partition_key_range):
+        return None
+    return [key for key in run.partition_keys if partitions.has_partition_key(key)] or None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    if not values:
+        return None
+    ordered, middle = sorted(values), len(values) // 2
+    return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

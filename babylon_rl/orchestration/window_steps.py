@@ -1,0 +1,198 @@
+"""The three steps of a window, each from the rooms that do it to the verdict in `rl.window_state`.
+
+    frozen = await freeze_window(db, store, "2026-10-01T14:00", settings)     # trajectories
+    derived = await derive_window(db, "2026-10-01T14:00", settings)           # market_outcomes
+    group, file = await score_frozen_window(db, store, "2026-10-01T14:00", settings)   # scored_groups
+
+No step raises for what a window holds: an empty, thin or unreadable one gets a status. Steps are idempotent,
+and each reads what the one before it stored, not what it returned.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from babylon_rl.database.connection import Databases
+from babylon_rl.outcomes.market import OpenWindowError, derive_outcomes, store_outcomes
+from babylon_rl.outcomes.pricing import OrderValue, load_order_values, value_orders
+from babylon_rl.outcomes.window_outcomes import WindowOutcomes
+from babylon_rl.records.reader import WindowRead, read_window
+from babylon_rl.records.store import Artifact, ArtifactStore
+from babylon_rl.records.trajectory import from_records, to_records
+from babylon_rl.scoring.episodes import build_episodes
+from babylon_rl.scoring.groups import IMMATURE, ScoredGroup, score_window
+from babylon_rl.scoring.groups import to_records as to_group_records
+from babylon_rl.scoring.local import HeuristicScorer, PnlScorer, Scorer
+from babylon_rl.settings import Settings
+
+SETTLED = "settled"
+
+_FROZEN = """
+INSERT INTO rl.window_state (window_id, rows, agents, snapshot_status, snapshot_sha256, snapshot_uri)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (window_id) DO UPDATE
+   SET rows = excluded.rows, agents = excluded.agents, snapshot_status = excluded.snapshot_status,
+       snapshot_sha256 = excluded.snapshot_sha256, snapshot_uri = excluded.snapshot_uri, updated_at = now()
+"""
+_DERIVED = """
+INSERT INTO rl.window_state (window_id, outcomes_status, outcomes_sha256, outcomes_at)
+VALUES ($1, $2, $3, now())
+ON CONFLICT (window_id) DO UPDATE
+   SET outcomes_status = excluded.outcomes_status, outcomes_sha256 = excluded.outcomes_sha256,
+       outcomes_at = excluded.outcomes_at, updated_at = now()
+"""
+
+
+_STATE = "SELECT snapshot_uri, outcomes_status FROM rl.window_state WHERE window_id = $1"
+_SCORED = """
+INSERT INTO rl.window_state (window_id, episodes, group_status, group_reason, group_sha256, group_uri, scorer,
+                             reward_mean, reward_std, pnl_mean, pnl_spearman, pnl_variance_share)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+ON CONFLICT (window_id) DO UPDATE
+   SET episodes = excluded.episodes, group_status = excluded.group_status,
+       group_reason = excluded.group_reason, group_sha256 = excluded.group_sha256,
+       group_uri = excluded.group_uri, scorer = excluded.scorer, reward_mean = excluded.reward_mean,
+       reward_std = excluded.reward_std, pnl_mean = excluded.pnl_mean, pnl_spearman = excluded.pnl_spearman,
+       pnl_variance_share = excluded.pnl_variance_share, updated_at = now()
+"""
+_SCORES = """
+INSERT INTO rl.scores (window_id, agent_id, scorer, group_sha256, reward, advantage, components)
+VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (window_id, agent_id, group_sha256) DO NOTHING
+"""
+
+
+@dataclass(frozen=True)
+class FrozenWindow:
+    """A window's snapshot.
+
+    Attributes:
+        read: What the window holds: trajectories, rows left out by reason, quarantined rows.
+        snapshot: The immutable file of its trajectories.
+    """
+
+    read: WindowRead
+    snapshot: Artifact
+
+    @property
+    def status(self) -> str:
+        return "frozen" if self.read.trajectories else "empty"
+
+
+@dataclass(frozen=True)
+class DerivedWindow:
+    """What the markets did in a window, and what its agents' orders were worth.
+
+    Attributes:
+        outcomes: None while the window is open.
+        orders: Values at every horizon.
+        status: `settled`, or why there is nothing yet.
+    """
+
+    outcomes: WindowOutcomes | None
+    orders: list[OrderValue]
+    status: str
+
+    @property
+    def digest(self) -> str:
+        """Hash of the outcomes and of the orders' values."""
+        digest = hashlib.sha256((self.outcomes.sha256 if self.outcomes else self.status).encode())
+        digest.update(msgspec.json.encode(self.orders, order="deterministic"))
+        return digest.hexdigest()
+
+
+async def freeze_window(
+    db: Databases, store: ArtifactStore, window_id: str, settings: Settings
+) -> FrozenWindow:
+    """Reads a window as `rl.window_rows` lists it and stores its trajectories as an immutable file."""
+    read = await read_window(db.game, db.rl, window_id, include_test_users=settings.include_test_agents)
+    frozen = FrozenWindow(read, store.put("trajectories", window_id, to_records(read.trajectories)))
+    await db.rl.execute(
+        _FROZEN,
+        window_id,
+        len(read.trajectories),
+        len(read.agents),
+        frozen.status,
+        frozen.snapshot.sha256,
+        frozen.snapshot.uri,
+    )
+    return frozen
+
+
+async def derive_window(db: Databases, window_id: str, settings: Settings) -> DerivedWindow:
+    """Derives a window's outcomes and values its orders at the horizons that have passed."""
+    try:
+        outcomes = await derive_outcomes(db.game, window_id, delay=settings.window_delay)
+    except OpenWindowError as still_open:
+        derived = DerivedWindow(None, [], still_open.problem)
+    else:
+        await store_outcomes(db.rl, db.game, outcomes, settings.project_to_game)
+        orders = await value_orders(db.game, db.rl, window_id, datetime.now(UTC), delay=settings.window_delay)
+        derived = DerivedWindow(outcomes, orders, SETTLED)
+    await db.rl.execute(
+        _DERIVED, window_id, derived.status, derived.outcomes.sha256 if derived.outcomes else None
+    )
+    return derived
+
+
+async def score_frozen_window(
+    db: Databases, store: ArtifactStore, window_id: str, settings: Settings
+) -> tuple[ScoredGroup, Artifact]:
+    """Scores a window from its stored snapshot and order values; stores the group as an immutable file."""
+    state = await db.rl.fetchrow(_STATE, window_id)
+    uri = state["snapshot_uri"] if state else None
+    trajectories = from_records(store.get(uri)) if uri else []
+    settled = state is not None and state["outcomes_status"] == SETTLED
+    group = score_window(
+        build_episodes(
+            WindowRead(window_id, trajectories, {}, []),
+            await load_order_values(db.rl, window_id) if settled else None,
+            horizon=settings.training_horizon,
+        ),
+        scorer_of(settings),
+        settings.min_agents_per_window,
+        window_id=window_id,
+    )
+    if uri is None or (trajectories and not settled):
+        missing = "trajectories" if uri is None else "market_outcomes"
+        group = msgspec.structs.replace(
+            group, status=IMMATURE, reason=f"{missing} of this window is not materialized", members=[]
+        )
+    artifact = store.put("groups", window_id, to_group_records(group))
+    async with db.rl.transaction():
+        await db.rl.execute(
+            _SCORED,
+            window_id,
+            group.agents,
+            group.status,
+            group.reason,
+            artifact.sha256,
+            artifact.uri,
+            group.scorer,
+            group.reward_mean,
+            group.reward_std,
+            group.pnl_mean,
+            group.pnl_spearman,
+            group.pnl_variance_share,
+        )
+        await db.rl.executemany(
+            _SCORES,
+            [
+                (window_id, m.agent_id, group.scorer, artifact.sha256, m.reward, m.advantage, m.components)
+                for m in group.members
+            ],
+        )
+    return group, artifact
+
+
+def scorer_of(settings: Settings) -> Scorer:
+    """Returns the scorer that SCORER names, set up as the settings say."""
+    if settings.scorer == "heuristic":
+        return HeuristicScorer(
+            settings.heuristic_weights,
+            settings.heuristic_pnl_scale,
+            settings.heuristic_activity_scale,
+            settings.invalid_action_penalty,
+        )
+    return PnlScorer(settings.invalid_action_penalty)
