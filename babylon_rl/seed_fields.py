@@ -82,6 +82,7 @@ class SeedFields(BaseSettings):
     deployment_strategy: str | None = not_yet("gradual rollout")
     cron_secret: SecretStr | None = not_yet("the admin API")
     discord_webhook_url: SecretStr | None = not_yet("alerts")
+    log_level: str | None = not_yet("the JSON log file")
     github_token: SecretStr | None = games("Dagster starts training, not a workflow at GitHub")
     github_repo: str | None = games("Dagster starts training, not a workflow at GitHub")
     blob_read_write_token: SecretStr | None = replaced("ARTIFACT_URL; nothing is stored in public blobs")

@@ -8,7 +8,7 @@ refuses contradictions. Variables of the seed documents that have no effect here
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
 
 from babylon_rl.windows import normalize_window_id
@@ -106,9 +106,6 @@ class PlaceFields(BaseSettings):
     worker_id: int = Field(
         0, ge=0, le=1023, description="This process's number in snowflake ids, different for each recorder."
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Least severe log line."
-    )
 
 
 class WindowFields(BaseSettings):
@@ -184,6 +181,12 @@ class TrainingFields(BaseSettings):
     )
 
 
+_WITH_ROLLOUT: dict[str, JsonValue] = {
+    "no_effect": "no effect yet, comes with gradual rollout",
+    "warn": True,
+}
+
+
 class DeploymentFields(BaseSettings):
     """Gate, deployment and inference"""
 
@@ -200,13 +203,16 @@ class DeploymentFields(BaseSettings):
         "latest", description="Version to serve: v1.2.3, or latest for the deployed."
     )
     rl_fallback_to_base: bool = Field(
-        True, description="Answer with the base model where the trained one fails."
+        True,
+        description="Answer with the base model where the trained one fails. No effect yet.",
+        json_schema_extra=_WITH_ROLLOUT,
     )
     rl_rollout_percentage: float = Field(
         100.0,
         ge=0,
         le=100,
-        description="Percent of agents that get the trained model; the others get the base.",
+        description="Percent of agents that get the trained model; the others get the base. No effect yet.",
+        json_schema_extra=_WITH_ROLLOUT,
     )
     port: int = Field(8000, ge=0, le=65535, description="Port of `babylon serve`; 0 takes a free one.")
 
