@@ -1,0 +1,1 @@
+"""Which models exist, where they came from, and which one serves."""
