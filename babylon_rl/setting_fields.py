@@ -151,7 +151,7 @@ class ScoringFields(BaseSettings):
         20, ge=1, description="Actions in a window at which the heuristic's activity part is full."
     )
     invalid_action_penalty: float = Field(
-        0.1,
+        0.25,
         ge=0,
         description="Reward taken off an episode all of whose actions are invalid; less in proportion.",
     )

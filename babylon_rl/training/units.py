@@ -264,6 +264,17 @@ async def find(rl: asyncpg.Connection, key: str) -> UnitRecord:
     return UnitRecord(**dict(row))
 
 
+async def find_trained(rl: asyncpg.Connection, day: date) -> UnitRecord | None:
+    """The unit that the live chain trained for a day, None if none is done.
+
+    Its key may differ from what a repetition would compute (another library version, another configuration):
+    ask here first, so that repeating a day does not start a branch.
+    """
+    query = "SELECT unit_key FROM rl.trained_days WHERE day = $1 AND version IS NOT NULL"
+    key = await rl.fetchval(query, day)
+    return await find(rl, key) if key is not None else None
+
+
 async def _lost(rl: asyncpg.Connection, lease: Lease) -> LostLeaseError:
     record = await find(rl, lease.unit.key)
     if record.status == "done":
