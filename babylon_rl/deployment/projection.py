@@ -4,7 +4,6 @@ They are written and never read back. Writing may be repeated at any time, and a
 what the registry decided.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,9 +13,7 @@ import asyncpg
 import msgspec
 
 from babylon_rl.deployment.errors import ProjectionConflictError
-from babylon_rl.deployment.registry import ModelRecord, get
-
-log = logging.getLogger(__name__)
+from babylon_rl.deployment.registry import ModelRecord
 
 BatchStatus = Literal["pending", "preparing", "scoring", "training", "uploading", "completed", "failed"]
 
@@ -53,21 +50,6 @@ ON CONFLICT ("batchId") DO UPDATE
 RETURNING "id"
 """
 
-# What the day's groups scored; the batch itself is a file that this room does not read.
-_SCORED = """
-SELECT seen.trajectory_id, score.reward
-  FROM rl.window_state AS state
-  JOIN rl.scores AS score USING (window_id, group_sha256)
-  JOIN rl.window_rows AS seen USING (window_id, agent_id)
- WHERE state.group_status = 'scored' AND seen.excluded IS NULL AND left(state.window_id, 10) = $1
- ORDER BY seen.trajectory_id
-"""
-_UNIT = "SELECT started_at, completed_at FROM rl.training_units WHERE unit_key = $1"
-_MARK_TRAINED = """
-UPDATE trajectories SET "usedInTraining" = true, "trainedInBatch" = $2
- WHERE "trajectoryId" = ANY($1::text[]) AND "trainedInBatch" IS DISTINCT FROM $2
-"""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GameBatch:
@@ -101,46 +83,6 @@ class GameBatch:
 def batch_id(batch_sha256: str) -> str:
     """The `batchId` of a batch in the game's tables, and the `trainingBatch` of its model."""
     return f"babylon-batch-{batch_sha256[:32]}"
-
-
-async def show_training(
-    rl: asyncpg.Connection,
-    game: asyncpg.Connection,
-    model: ModelRecord,
-    batch_sha256: str,
-    rewards: Mapping[str, float] | None = None,
-) -> bool:
-    """Show a finished training to the game: its batch, its model, and which trajectories it trained.
-
-    Args:
-        rewards: Reward of each trained trajectory by its id, as the batch's file has them. Without it the batch's
-            row lists what the day's groups scored, and no trajectory is marked as trained.
-
-    Returns:
-        Whether it was written. What stands in the way is logged, not raised: the training is published already.
-    """
-    try:
-        shown = dict(rewards) if rewards is not None else await _scored_rewards(rl, model)
-        unit = await rl.fetchrow(_UNIT, model.unit_key)
-        batch = GameBatch(
-            batch_sha256=batch_sha256,
-            base_model=model.base_model,
-            model_version=model.version,
-            trajectory_ids=list(shown),
-            rewards=list(shown.values()),
-            status="completed",
-            training_loss=model.metrics.get("loss/train"),
-            started_at=unit["started_at"] if unit else None,
-            completed_at=unit["completed_at"] if unit else None,
-        )
-        async with game.transaction():
-            await project_batch(game, batch)
-            await project_model(game, await get(rl, model.version))
-            await game.execute(_MARK_TRAINED, list(rewards or ()), batch_id(batch_sha256))
-    except (asyncpg.PostgresError, ProjectionConflictError, OSError) as problem:
-        log.warning("the training of %s is not shown in the game's tables yet: %s", model.version, problem)
-        return False
-    return True
 
 
 async def project_model(game: asyncpg.Connection, model: ModelRecord) -> None:
@@ -207,12 +149,6 @@ async def mark_trained(game: asyncpg.Connection, trajectory_ids: Sequence[str], 
         list(trajectory_ids),
         batch_id(batch_sha256),
     )
-
-
-async def _scored_rewards(rl: asyncpg.Connection, model: ModelRecord) -> dict[str, float]:
-    if model.day is None:
-        return {}
-    return {row["trajectory_id"]: row["reward"] for row in await rl.fetch(_SCORED, model.day.isoformat())}
 
 
 def _require_ours(row: str | None, table: str, column: str, name: str) -> None:

@@ -16,7 +16,7 @@ from babylon_rl.deployment.errors import (
     WrongStatusError,
     WrongVerdictError,
 )
-from babylon_rl.deployment.projection import GameBatch, batch_id, project_batch, project_model
+from babylon_rl.deployment.projection import GameBatch, batch_id, mark_trained, project_batch, project_model
 from babylon_rl_tests.deployment.conftest import MakeModel
 
 pytestmark = pytest.mark.anyio
@@ -187,6 +187,28 @@ async def test_what_the_game_sees_of_a_batch(rl: asyncpg.Connection) -> None:
         "training",
     )
     assert row["startedAt"] == datetime(2026, 10, 2, 3, tzinfo=UTC) and row["batchId"] == batch_id("d" * 64)
+
+
+async def test_trained_trajectories_are_marked_without_looking_new(rl: asyncpg.Connection, dsn: str) -> None:
+    owner = await connect(dsn)
+    await owner.execute("""INSERT INTO "User" ("id", "updatedAt") VALUES ('agent', now())""")
+    for name in ("t1", "t2", "t3"):
+        await owner.execute(
+            """INSERT INTO trajectories ("id", "trajectoryId", "agentId", "startTime", "endTime",
+                   "durationMs", "stepsJson", "rewardComponentsJson", "metricsJson", "metadataJson",
+                   "totalReward", "episodeLength", "finalStatus", "updatedAt")
+               VALUES ($1, $1, 'agent', now(), now(), 0, '[]', '{}', '{}', '{}', 0, 0, 'completed',
+                       '2026-10-01')""",
+            name,
+        )
+    await mark_trained(rl, ["t1", "t2"], "e" * 64)
+    rows = await owner.fetch(
+        'SELECT "usedInTraining", "trainedInBatch", "updatedAt" FROM trajectories ORDER BY "id"'
+    )
+    await owner.close()
+    assert [row["trainedInBatch"] for row in rows] == [batch_id("e" * 64), batch_id("e" * 64), None]
+    assert [row["usedInTraining"] for row in rows] == [True, True, False]
+    assert {row["updatedAt"] for row in rows} == {datetime(2026, 10, 1, tzinfo=UTC)}
 
 
 async def test_another_writers_row_is_left_alone_and_does_not_stop_a_deployment(

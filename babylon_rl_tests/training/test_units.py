@@ -16,7 +16,17 @@ from babylon_rl.database.connection import connect
 from babylon_rl.training import units
 from babylon_rl.training.lease import hold
 from babylon_rl.training.unit_errors import LostLeaseError, UnitBusyError, UnitInDoubtError, UnknownUnitError
-from babylon_rl.training.units import TrainingUnit, claim, fail, find, heartbeat, note_job, publish, unit_key
+from babylon_rl.training.units import (
+    TrainingUnit,
+    claim,
+    fail,
+    find,
+    find_trained,
+    heartbeat,
+    note_job,
+    publish,
+    unit_key,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -167,6 +177,15 @@ async def test_the_first_unit_of_a_day_freezes_its_batch_and_a_later_one_is_a_br
     assert (
         await rl.fetchval("SELECT batch_sha256 FROM rl.trained_days WHERE day = $1", DAY) == UNIT.batch_sha256
     )
+
+
+async def test_the_days_unit_is_found_whatever_its_configuration_was(rl: asyncpg.Connection) -> None:
+    assert await find_trained(rl, DAY) is None
+    lease = await claim(rl, UNIT, owner="first")
+    assert await find_trained(rl, DAY) is None
+    await publish(rl, lease, register)
+    found = await find_trained(rl, DAY)
+    assert found is not None and (found.unit_key, found.version) == (UNIT.key, "v0.0.1")
 
 
 async def test_a_failed_first_attempt_does_not_freeze_the_day_for_ever(rl: asyncpg.Connection) -> None:
