@@ -84,12 +84,12 @@ def paired_interval(
     """The interval that verdicts rest on: `betting_interval` with target-recalculating bets.
 
     Chosen by measuring (`python benchmarks/intervals.py`: nominal 95 %, differences on [-2, 2], n = 64 to
-    512, normal, skewed and liquidation-shaped). Worst coverage is 96.1 %, against 82.5 % of Student's t,
+    1024, normal, skewed and liquidation-shaped). Worst coverage is 95.6 %, against 82.5 % of Student's t,
     81.7 % of its skewness-corrected form and 80.9 % of the percentile bootstrap, all on 1 % liquidations.
-    Its width over Student's at sd 0.3 and n = 128, 256, 512 is 1.43, 1.23, 1.13. At sd 0.05 to 0.1 and n >=
-    128 it is 2 to 7 times Student's, and must be: while no value near `lower` was seen, no valid bound can
-    rule out that a share log(2 / alpha) / n of all values lies there. Tighter bounds, fixed beforehand,
-    narrow it in proportion.
+    Its width over Student's at sd 0.3 and n = 128, 256, 512, 1024 is 1.43, 1.23, 1.13, 1.08. At sd 0.05 to
+    0.1 it is 3.5 to 7 at n = 128 and 1.6 to 2.6 at 1024, and must be: while no value near `lower` was seen,
+    no valid bound can rule out that a share log(2 / alpha) / n of all values lies there. Tighter bounds,
+    fixed beforehand, narrow it in proportion.
     """
     return betting_interval(differences, lower, upper, alpha)
 
@@ -114,7 +114,7 @@ def betting_interval(
         upper: Largest possible value.
         alpha: Error level of both ends together.
         bets: "star" recalculates at each step what is still missing to the target over the values that remain
-            (Voráček and Orabona 2025, "STaR-Bets", arXiv:2505.22422): up to 10 % narrower than "plug_in",
+            (Voráček and Orabona 2025, "STaR-Bets", arXiv:2505.22422): up to 15 % narrower than "plug_in",
             the predictable plug-in of the 2023 paper, where spread rather than range decides the width.
 
     Raises:
