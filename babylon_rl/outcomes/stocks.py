@@ -1,5 +1,6 @@
 """Stock outcomes and news of a window, from recorded prices, world events and articles."""
 
+import math
 from collections import Counter
 from datetime import datetime
 
@@ -107,7 +108,7 @@ def _stock(row: asyncpg.Record, volume: float, news: list[News], *, shared: bool
         name=row["name"],
         start_price=start_price,
         end_price=end_price,
-        change_percent=change,
+        change_percent=change if change is not None and math.isfinite(change) else None,
         sentiment=sentiment(change),
         moves=row["moves"],
         volume=float(volume),

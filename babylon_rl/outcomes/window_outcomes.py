@@ -111,7 +111,7 @@ def to_column(column: str, number: float | None) -> tuple[Decimal | None, bool]:
     if number is None or math.isnan(number):
         return None, number is not None
     largest, places = LIMITS[column]
-    if not math.isfinite(number):
+    if abs(number) >= largest + 1:
         return largest.copy_sign(Decimal(number)), True
     rounded = Decimal(repr(number)).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN)
     if abs(rounded) > largest:
