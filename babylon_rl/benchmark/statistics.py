@@ -7,7 +7,7 @@ rare, large negative value, on which normal theory or a plain bootstrap errs far
 - `paired_interval`: what the gate uses: `betting_interval`, valid at every n and for every shape.
 - `studentised_interval`: Student's t with Hall's correction for skewness; narrower, valid only for large n.
 - `wilson_interval`: for a win rate.
-- `alpha_for`: how much of the error budget the k-th candidate of a period may spend.
+- `alpha_for`: what of the error budget the k-th candidate of a period may spend.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _VARIANCE_PRIOR = 0.05
 """Weight-one prior of the second moment on the unit range; from 0.003 to 0.25 widths differ by under 5 %."""
 
 _LARGEST_BET = 0.99
-"""Share of the wealth that the worst possible value may take; 1 would end the game at that value for ever."""
+"""Share of the wealth that the worst possible value may take; 1 would let one such value end the game."""
 
 
 class UnusableSampleError(BabylonError):
@@ -197,9 +197,9 @@ def wilson_interval(successes: int, trials: int, alpha: float = 0.05) -> Interva
     Raises:
         UnusableSampleError: Counts that cannot be, or a bad alpha.
     """
+    _check_alpha(alpha)
     if not 0 <= successes <= trials:
         raise UnusableSampleError(f"{successes} successes of {trials} trials cannot be")
-    _check_alpha(alpha)
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0, 0, alpha, "wilson")
     z = NormalDist().inv_cdf(1.0 - alpha / 2.0)

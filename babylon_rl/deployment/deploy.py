@@ -137,6 +137,12 @@ async def rollback(
     return deployment
 
 
+async def was_rolled_back(rl: asyncpg.Connection, version: str) -> bool:
+    """Whether the version served and was taken back since, so that only a person should deploy it again."""
+    versions = [row["version"] for row in await rl.fetch(_ALL_VERSIONS)]
+    return version in versions and version not in _path_to_current(versions)
+
+
 async def _switch(rl: asyncpg.Connection, version: str, reason: str, verdict_required: bool) -> Deployment:
     """The caller holds the lock in a transaction."""
     before = await current(rl)

@@ -8,7 +8,7 @@ import pytest
 
 from babylon_rl.database.connection import connect
 from babylon_rl.deployment import registry
-from babylon_rl.deployment.deploy import current, deploy, history, rollback
+from babylon_rl.deployment.deploy import current, deploy, history, rollback, was_rolled_back
 from babylon_rl.deployment.errors import (
     NothingToRollBackError,
     ProjectionConflictError,
@@ -114,7 +114,9 @@ async def test_simultaneous_deployments_of_one_version_switch_once(
 async def test_rolling_back_goes_back_step_by_step(rl: asyncpg.Connection, make: MakeModel) -> None:
     for _ in range(3):
         await deploy(rl, None, (await make()).version, reason="better")
+    assert not await was_rolled_back(rl, "v0.0.3") and not await was_rolled_back(rl, "v9.9.9")
     assert (await rollback(rl, rl)).version == "v0.0.2"
+    assert await was_rolled_back(rl, "v0.0.3") and not await was_rolled_back(rl, "v0.0.2")
     assert (await rollback(rl, rl)).version == "v0.0.1"
     with pytest.raises(NothingToRollBackError, match=r"v0.0.1 is the first model"):
         await rollback(rl, rl)
