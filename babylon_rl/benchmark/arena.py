@@ -105,11 +105,23 @@ def difference(candidate: Standing, other: Standing, alpha: float = 0.05) -> Int
     )
 
 
-def rate_difference(candidate: Standing, other: Standing, counts: str, alpha: float = 0.05) -> Interval:
-    """Paired difference of a per-decision rate: ``wins``, ``well_timed`` or ``invalid`` per market."""
-    per_market = candidate.decisions / candidate.returns.size
-    values = (getattr(candidate, counts) - getattr(other, counts)) / per_market
-    return paired_interval(values, lower=-1.0, upper=1.0, alpha=alpha)
+def rate_difference(
+    candidate: Standing, other: Standing, counts: str, alpha: float = 0.05
+) -> Interval | None:
+    """Paired difference of a rate per market; None where no market can tell.
+
+    Args:
+        counts: ``wins`` or ``well_timed`` (per order, over markets in which both traded) or ``invalid`` (per
+            decision).
+    """
+    if counts == "invalid":
+        per_market = candidate.decisions / candidate.returns.size
+        values = (candidate.invalid - other.invalid) / per_market
+    else:
+        both = (candidate.orders > 0) & (other.orders > 0)
+        rates = [getattr(one, counts)[both] / one.orders[both] for one in (candidate, other)]
+        values = rates[0] - rates[1]
+    return paired_interval(values, lower=-1.0, upper=1.0, alpha=alpha) if values.size else None
 
 
 def _standing(name: str, episodes: Sequence[Episode]) -> Standing:

@@ -94,31 +94,46 @@ async def train_day(
     """
     _require_embedded(settings)
     await ensure_base(db.rl, settings)
-    uri = await db.rl.fetchval(_BATCH_OF_DAY, windows.parse_day(day))
+    date = windows.parse_day(day)
+    parent = await parent_for_training(db.rl, date)
+    uri = await db.rl.fetchval(_BATCH_OF_DAY, date)
     if uri is None:
         raise MissingBatchError(day)
     batch, episodes = load_batch(store, uri)
-    parent = await parent_for_training(db.rl, windows.parse_day(day))
-    if batch.status != READY:
+    if (before := await units.find_trained(db.rl, date)) is not None and before.version is not None:
+        status, model = REPEATED, await registry.get(db.rl, before.version)
+    elif batch.status != READY:
         return DayTraining(day, NO_DATA, parent.model, parent, batch.reason, batch, {})
+    else:
+        status, model = await _train_unit(db, settings, batch, episodes, parent, on_step)
+    if settings.project_to_game:
+        await _project(db, model, batch, store)
+    return DayTraining(day, status, model, parent, parent.reason, batch, model.metrics, model.unit_key)
+
+
+async def _train_unit(
+    db: Databases,
+    settings: Settings,
+    batch: TrainingBatch,
+    episodes: list[TrainableEpisode],
+    parent: ParentChoice,
+    on_step: Progress | None,
+) -> tuple[str, ModelRecord]:
+    """Claim the unit and train it, or return what somebody else made of it meanwhile."""
     config = train_config(settings)
     unit = units.TrainingUnit(
         batch_sha256=batch.sha256,
         parent_version=parent.model.version,
         config=unit_config(config),
         backend="embedded",
-        day=windows.parse_day(day),
+        day=windows.parse_day(batch.day),
     )
     dsn = resolve_rl_dsn(settings)
     owner = f"{socket.gethostname()}:{os.getpid()}"
     async with hold(db.rl, unit, owner=owner, connect=lambda: connect(dsn)) as held:
         if held.lease.version is not None:
-            model = await registry.get(db.rl, held.lease.version)
-            return DayTraining(day, REPEATED, model, parent, parent.reason, batch, model.metrics, unit.key)
-        model = await _train(db, settings, held.lease, batch, episodes, parent, config, on_step)
-    if settings.project_to_game:
-        await _project(db, model, batch, store)
-    return DayTraining(day, TRAINED, model, parent, parent.reason, batch, model.metrics, unit.key)
+            return REPEATED, await registry.get(db.rl, held.lease.version)
+        return TRAINED, await _train(db, settings, held.lease, batch, episodes, parent, config, on_step)
 
 
 def train_config(settings: Settings) -> EmbeddedTrainConfig:
@@ -225,9 +240,10 @@ async def _project(db: Databases, model: ModelRecord, batch: TrainingBatch, stor
         completed_at=unit.completed_at,
     )
     try:
-        await projection.project_batch(db.game, row)
-        await projection.project_model(db.game, model)
-        await projection.mark_trained(db.game, list(rewards), batch.sha256)
+        async with db.game.transaction():
+            await projection.project_batch(db.game, row)
+            await projection.project_model(db.game, model)
+            await projection.mark_trained(db.game, list(rewards), batch.sha256)
     except (asyncpg.PostgresError, ProjectionConflictError, OSError) as problem:
         log.warning("%s is not shown in the game's tables yet: %s", model.version, problem)
 

@@ -9,8 +9,11 @@ the ones to publish.
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import asyncpg
 
 from babylon_rl.benchmark.arena import (
     GATE_WINDOWS,
@@ -25,6 +28,7 @@ from babylon_rl.benchmark.gate import decide
 from babylon_rl.benchmark.statistics import Interval, alpha_for
 from babylon_rl.database.connection import Databases
 from babylon_rl.deployment import registry
+from babylon_rl.deployment.errors import ProjectionConflictError
 from babylon_rl.deployment.projection import project_model
 from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.deployment.storage import open_engine
@@ -36,6 +40,8 @@ from babylon_rl.deployment.verdicts import (
 )
 from babylon_rl.deployment.versions import BASE
 from babylon_rl.settings import Settings
+
+log = logging.getLogger(__name__)
 
 VAULT_WINDOWS = 1024
 
@@ -106,7 +112,7 @@ async def judge(
         reason=verdict.reason,
     )
     if settings.project_to_game:
-        await project_model(db.game, await registry.get(db.rl, candidate.version))
+        await _project(db, candidate.version)
     return record
 
 
@@ -134,6 +140,15 @@ def content_key(model: ModelRecord) -> str:
     """Hash of a checkpoint's files; what its held-out markets follow from."""
     files = json.dumps(model.manifest.get("files", {}), sort_keys=True)
     return hashlib.sha256(f"{files}".encode()).hexdigest()
+
+
+async def _project(db: Databases, version: str) -> None:
+    """Show the game the verdict; it never decides anything, so a failure is only logged."""
+    try:
+        async with db.game.transaction():
+            await project_model(db.game, await registry.get(db.rl, version))
+    except (asyncpg.PostgresError, ProjectionConflictError, OSError) as problem:
+        log.warning("the verdict on %s is not shown in the game's trained_models yet: %s", version, problem)
 
 
 async def _criteria(db: Databases, candidate: ModelRecord, one: Standing, base: Standing) -> list:

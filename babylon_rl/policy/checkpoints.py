@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MANIFEST = "manifest.json"
-ALLOWED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+ALLOWED_ARCHITECTURES = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -34,6 +34,9 @@ def save_checkpoint(
     The directory appears under its name only when everything is on disk. An existing checkpoint with the same
     files is left as it is; one with different files is an error, because checkpoints are immutable.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
     try:
@@ -93,13 +96,23 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
             raise CheckpointError(path, f"{name} is missing")
         if _sha256(path / name) != expected:
             raise CheckpointError(path, f"{name} does not match its checksum")
-    config = json.loads((path / "config.json").read_text())
-    architectures = config.get("architectures") or []
-    if "auto_map" in config or not set(architectures) <= set(ALLOWED_ARCHITECTURES) or not architectures:
-        raise CheckpointError(
-            path, f"architecture {architectures} is not one of {list(ALLOWED_ARCHITECTURES)}"
-        )
+    _check_architecture(path)
     return manifest
+
+
+def _check_architecture(path: Path) -> None:
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except FileNotFoundError:
+        raise CheckpointError(path, "config.json is missing") from None
+    except ValueError as error:
+        raise CheckpointError(path, f"config.json is not JSON ({error})") from None
+    if not isinstance(config, dict) or "auto_map" in config:
+        raise CheckpointError(path, "config.json asks for code of its own (auto_map), which is never run")
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or set(architectures) - ALLOWED_ARCHITECTURES:
+        allowed = sorted(ALLOWED_ARCHITECTURES)
+        raise CheckpointError(path, f"the architecture {architectures} of config.json is not one of {allowed}")
 
 
 def load_checkpoint(path: Path) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
@@ -117,15 +130,20 @@ def load_checkpoint(path: Path) -> tuple["PreTrainedModel", "PreTrainedTokenizer
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(path, str(error).splitlines()[0]) from error
+        model, info = loaded
+    except Exception as error:  # safetensors and tokenizers raise classes of their own
+        raise CheckpointError(path, _first_line(error)) from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(problem):
             raise CheckpointError(path, f"{problem.replace('_', ' ')}: {sorted(info[problem])[:3]}")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _sha256(file: Path) -> str:

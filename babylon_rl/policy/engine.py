@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAX_BATCH = 256
 """Sequences per forward pass; measured best on two CPU cores."""
 
+COLDEST = 1e-6
+"""Temperatures below this count as zero: dividing logits by them overflows."""
+
 
 class EmbeddedEngine:
     """Answers chat requests with a model held in memory.
@@ -177,7 +180,7 @@ def _choose(
     """
     import torch
 
-    greedy = temperature <= 0
+    greedy = temperature < COLDEST
     scaled = logits / torch.where(greedy, torch.ones_like(temperature), temperature)[:, None]
     log_probabilities = torch.log_softmax(scaled, dim=-1)
     cumulative = log_probabilities.double().exp().cumsum(-1)

@@ -9,6 +9,7 @@ request.
 """
 
 import asyncio
+import errno
 import hmac
 import secrets
 import socket
@@ -22,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from babylon_rl.errors import BabylonError
 from babylon_rl.policy.chat import ChatAnswer, ChatRequest, Policy
 from babylon_rl.policy.errors import PolicyError, PortInUseError
 
@@ -55,12 +57,15 @@ class ChatCompletionBody(BaseModel):
         return ChatRequest(messages, self.temperature, limit, self.seed)
 
 
+_Waiting = tuple[ChatRequest, asyncio.Future[ChatAnswer]]
+
+
 class _Batcher:
     """Collects concurrent requests and samples them together, one batch at a time."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._waiting: list[tuple[ChatRequest, asyncio.Future[ChatAnswer]]] = []
+        self._waiting: list[_Waiting] = []
         self._worker: asyncio.Task[None] | None = None
 
     async def ask(self, request: ChatRequest) -> ChatAnswer:
@@ -73,16 +78,23 @@ class _Batcher:
     async def _drain(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            try:
-                answers = await self.policy.complete([request for request, _ in batch])
-            except Exception as error:  # every waiting request gets the reason
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-            else:
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
+            await self._answer(batch)
+
+    async def _answer(self, batch: "list[_Waiting]") -> None:
+        try:
+            answers = await self.policy.complete([request for request, _ in batch])
+        except Exception as error:
+            if isinstance(error, PolicyError) and len(batch) > 1:
+                for one in batch:  # the request at fault must not fail its neighbours
+                    await self._answer([one])
+                return
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
 
 
 def chat_app(policy: Policy, api_key: str | None = None) -> Starlette:
@@ -92,8 +104,8 @@ def chat_app(policy: Policy, api_key: str | None = None) -> Starlette:
     async def complete(request: Request) -> JSONResponse:
         if not _authorised(request, api_key):
             return _error(401, "invalid_api_key", "The API key is missing or wrong.")
-        body = await request.body()
-        if len(body) > MAX_BODY_BYTES:
+        body = await _read(request)
+        if body is None:
             return _error(413, "request_too_large", f"The body may have {MAX_BODY_BYTES} bytes.")
         try:
             parsed = ChatCompletionBody.model_validate_json(body)
@@ -105,6 +117,8 @@ def chat_app(policy: Policy, api_key: str | None = None) -> Starlette:
             answer = await batcher.ask(parsed.to_request())
         except PolicyError as error:
             return _error(400, "invalid_request_error", str(error))
+        except BabylonError as error:
+            return _error(503, "server_error", str(error))
         return JSONResponse(_completion(answer))
 
     async def models(request: Request) -> JSONResponse:
@@ -176,6 +190,7 @@ def listen(host: str, port: int) -> socket.socket:
 
     Raises:
         PortInUseError: another program listens there.
+        PolicyError: this machine cannot listen there.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -183,7 +198,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise PortInUseError(host, port) from error
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(host, port) from error
+        raise PolicyError(f"Cannot listen on {host}:{port}: {error}", "Choose another address.") from error
     listener.listen(128)
     return listener
 
@@ -191,6 +208,17 @@ def listen(host: str, port: int) -> socket.socket:
 def _authorised(request: Request, api_key: str | None) -> bool:
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     return api_key is None or hmac.compare_digest(given.encode(), api_key.encode())
+
+
+async def _read(request: Request) -> bytes | None:
+    """The request's body; None if it is too large, and the excess is not kept."""
+    body = bytearray()
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= MAX_BODY_BYTES:
+            body += chunk
+    return bytes(body) if size <= MAX_BODY_BYTES else None
 
 
 def _error(status: int, code: str, message: str) -> JSONResponse:

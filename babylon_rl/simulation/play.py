@@ -7,10 +7,10 @@ are independent, so all of them advance together and the policy answers one larg
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from babylon_rl.outcomes.perpetuals import trading_fee, value_perpetual
-from babylon_rl.policy.chat import ChatRequest, Policy
+from babylon_rl.policy.chat import ChatAnswer, ChatRequest, Policy
 from babylon_rl.simulation.market import DECISION_TICKS, HEADLINES, MarketPath
 from babylon_rl.simulation.trader import (
     BANKROLL,
@@ -48,6 +48,8 @@ class Episode:
     well_timed: int
     """Orders after which the price moved in their favour, before fees."""
     invalid: int
+    calls: tuple[tuple[ChatRequest, ChatAnswer], ...] = field(default=(), repr=False)
+    """What the policy was asked and answered; empty for rules."""
 
     @property
     def clipped_return(self) -> float:
@@ -63,6 +65,7 @@ class _Trader:
         self.tickers = market.spec.tickers
         self.pnl = self.fees = 0.0
         self.orders = self.wins = self.well_timed = self.invalid = 0
+        self.calls: list[tuple[ChatRequest, ChatAnswer]] = []
 
     def headlines(self, decision: int) -> list[tuple[str, str]]:
         words = self.market.headlines[0, decision]
@@ -89,15 +92,17 @@ class _Trader:
 
     def result(self) -> Episode:
         counts = (self.orders, self.wins, self.well_timed, self.invalid)
-        return Episode(self.pnl, len(DECISION_TICKS), *counts)
+        return Episode(self.pnl, len(DECISION_TICKS), *counts, tuple(self.calls))
 
 
 async def play_policy(policy: Policy, markets: Sequence[MarketPath], seeds: Sequence[int]) -> list[Episode]:
     """Let a policy trade the first hour of every market; equal seeds give equal answers."""
     traders = [_Trader(market, seed) for market, seed in zip(markets, seeds, strict=True)]
     for decision in range(len(DECISION_TICKS)):
-        answers = await policy.complete([trader.request(decision) for trader in traders])
-        for trader, answer in zip(traders, answers, strict=True):
+        requests = [trader.request(decision) for trader in traders]
+        answers = await policy.complete(requests)
+        for trader, request, answer in zip(traders, requests, answers, strict=True):
+            trader.calls.append((request, answer))
             trader.act(decision, parse_decision(answer.content, trader.tickers))
     return [trader.result() for trader in traders]
 
