@@ -111,8 +111,8 @@ def _check_architecture(path: Path) -> None:
         raise CheckpointError(path, "config.json asks for code of its own (auto_map), which is never run")
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or set(architectures) - ALLOWED_ARCHITECTURES:
-        allowed = sorted(ALLOWED_ARCHITECTURES)
-        raise CheckpointError(path, f"the architecture {architectures} of config.json is not one of {allowed}")
+        allowed = ", ".join(sorted(ALLOWED_ARCHITECTURES))
+        raise CheckpointError(path, f"config.json: architecture {architectures} is not one of {allowed}")
 
 
 def load_checkpoint(path: Path) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:

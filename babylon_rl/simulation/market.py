@@ -96,7 +96,8 @@ class MarketPath:
 def generate_market(spec: MarketSpec, seed: int, hours: int) -> MarketPath:
     """Draw a market of ``hours`` hours and one more hour of prices, so that the last orders mature.
 
-    A longer path of the same seed begins with the shorter one: every hour has a random stream of its own.
+    A longer path of the same seed begins with the shorter one's hours: every hour has a random stream of its
+    own. Only the extra hour differs, because no headlines appear in it.
     """
     companies = len(spec.companies)
     blocks = -(-(hours + 1) // spec.regime_hours)

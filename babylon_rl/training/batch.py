@@ -34,7 +34,7 @@ SELECT batch.* FROM rl.trained_days AS trained JOIN rl.training_batches AS batch
 """
 _STORE = """
 INSERT INTO rl.training_batches (batch_sha256, day, uri, status, groups, episodes, calls, reason, config)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (batch_sha256) DO NOTHING
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (batch_sha256) DO UPDATE SET created_at = now()
 """
 _SUPERSEDE = """
 UPDATE rl.training_batches SET superseded_by = $2
@@ -219,11 +219,12 @@ async def _freeze(
             asdict(rules),
         )
         frozen = await rl.fetchrow(_FROZEN, date)
-        if frozen is None or frozen["batch_sha256"] == artifact.sha256:
+        if frozen is None:
             return _batch(summary, artifact.uri)
-        await rl.execute(_SUPERSEDE, frozen["batch_sha256"], artifact.sha256)
+        newer = None if frozen["batch_sha256"] == artifact.sha256 else artifact.sha256
+        await rl.execute(_SUPERSEDE, frozen["batch_sha256"], newer)
     trained, _ = load_batch(store, frozen["uri"])
-    return TrainingBatch(**{**vars(trained), "superseded_by": artifact.sha256})
+    return TrainingBatch(**{**vars(trained), "superseded_by": newer})
 
 
 def _batch(summary: dict[str, Any], uri: str) -> TrainingBatch:

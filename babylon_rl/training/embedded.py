@@ -139,7 +139,7 @@ def optimise(
     rows = packed["tokens"].shape[0]
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
     generator = torch.Generator().manual_seed(config.seed)
-    total, metrics = config.epochs * config.minibatches, []
+    total, metrics = config.epochs * len(torch.arange(rows).chunk(config.minibatches)), []
     model.train()
     for _ in range(config.epochs):
         for chosen in torch.randperm(rows, generator=generator).chunk(config.minibatches):
@@ -177,9 +177,18 @@ def _pack(tokenizer: "PreTrainedTokenizerBase", groups: "list[art.TrajectoryGrou
 
     results = list(
         tokenize_trajectory_groups(
-            tokenizer, groups, allow_training_without_logprobs=False, scale_rewards=False
+            tokenizer,
+            groups,
+            allow_training_without_logprobs=False,
+            scale_rewards=False,
+            drop_zero_advantage_trajectories=False,
         )
     )
+    # ART subtracts the mean of the members it is given. Ours carry the advantage over their whole group,
+    # which also has members that are not trained.
+    for result in results:
+        result.advantage = result.trajectory.reward
+    results = [result for result in results if result.advantage != 0]
     if not results:
         raise EmptyBatchError("No group of this batch has a spread of rewards and recorded log-probabilities")
     for result in results:
