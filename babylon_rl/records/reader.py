@@ -224,7 +224,10 @@ async def _recheck_quarantine(game: asyncpg.Connection, rl: asyncpg.Connection) 
 
 async def _note(rl: asyncpg.Connection, rows: Iterable[tuple[Any, RowFacts]]) -> int:
     """Upserts what is known about rows; returns how many were new or different."""
-    facts = {row["trajectoryId"]: (row, fact) for row, fact in rows}
+    # In one order everywhere, or two feeds that upsert the same rows could wait for each other for ever.
+    facts = {
+        row["trajectoryId"]: (row, fact) for row, fact in sorted(rows, key=lambda r: r[0]["trajectoryId"])
+    }
     known = {row["trajectory_id"]: _facts_known(row) for row in await rl.fetch(_KNOWN, list(facts))}
     now = datetime.now(UTC)
     await rl.executemany(
