@@ -63,7 +63,13 @@ class Account:
         if not self.is_us:
             options |= {"user": self.uid, "group": self.gid, "extra_groups": []}
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-        return subprocess.run(command, cwd=cwd, env=environment, check=False, **options)
+        try:
+            return subprocess.run(command, cwd=cwd, env=environment, check=False, **options)
+        except PermissionError as problem:
+            raise EmbeddedServerError(
+                f"{command[0]} cannot be run as the user {self.name}: {problem.strerror}",
+                "Run as a normal user, or set DATABASE_URL to a server of your own.",
+            ) from None
 
     def can_enter(self, folder: Path) -> bool:
         """Whether this account may search `folder` and everything above it."""

@@ -77,8 +77,13 @@ class Cluster:
         """The cluster that `home` names, or None before its first start."""
         try:
             text = (home / "postgres.json").read_text()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError:
+            raise EmbeddedServerError(
+                f"{home / 'postgres.json'} may not be read by this user",
+                "Run as the user that made it, or set BABYLON_HOME to a folder of your own.",
+            ) from None
         try:
             recorded = json.loads(text)
             # A data folder inside the home is recorded relative to it, so that a home can be moved.
@@ -120,6 +125,8 @@ def create(home: Path) -> Cluster:
             f"{data} exists but {home / 'postgres.json'}, which should name it, does not",
             "Restore the record, or move the folder away to start with an empty database.",
         )
+    for leftover in parent.glob("data-*"):  # of an initdb that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(prefix="data-", dir=parent))
     _give(unfinished, account)
     command = [bin_folder_for(account, _SHARED_FOLDERS[0]) / "initdb", "-D", unfinished, "-U", OWNER]

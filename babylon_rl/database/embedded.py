@@ -156,8 +156,9 @@ def _answers(cluster: Cluster, database: str) -> bool:
         return False
     try:
         connection = psycopg2.connect(_dsn(cluster.socket_dir, database), connect_timeout=_PROBE_TIMEOUT)
-    except psycopg2.OperationalError:
-        return False
+    except psycopg2.OperationalError as problem:
+        # A full server lives; whoever connects next is told so.
+        return "too many clients" in str(problem)
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")

@@ -77,6 +77,8 @@ def launch(binaries: Path, data: Path, log: Path, account: Account) -> int:
             stderr=output,
             start_new_session=True,
         )
+    if not done.stdout.strip():
+        raise EmbeddedServerError(f"{binaries / 'postgres'} could not be launched", f"See {log}.")
     return int(done.stdout)
 
 

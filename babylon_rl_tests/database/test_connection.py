@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import asyncpg
 import msgspec
 import pytest
+from pydantic import SecretStr
 
 from babylon_rl.database.connection import (
     MissingMigrationError,
@@ -113,7 +114,7 @@ async def test_open_databases_shares_one_connection(settings: Settings) -> None:
 
 
 async def test_open_databases_keeps_two_apart(settings: Settings, empty_dsn: str) -> None:
-    split = settings.model_copy(update={"rl_database_url": type(settings.database_url)(empty_dsn)})
+    split = settings.model_copy(update={"rl_database_url": SecretStr(empty_dsn)})
     with pytest.raises(MissingMigrationError, match="001_add_rl_training_tables.*babylon migrate"):
         async with open_databases(split):
             pass
