@@ -4,5 +4,6 @@ import warnings
 
 import dagster as dg
 
-# Backfill policies are what keeps a day of windows in one run; that the parameter is in beta is known.
-warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
+# In beta, and known to be: the day of windows per run, and a first partition inside a day, depend on them.
+_KNOWN = "backfill_policy|allow_nonexistent_upstream_partitions"
+warnings.filterwarnings("ignore", message=f"Parameter `({_KNOWN})`", category=dg.BetaWarning)

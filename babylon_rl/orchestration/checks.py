@@ -5,6 +5,7 @@ or say little. No check carries the safety: a blocking check neither stops the l
 spares the rest of a range, so every consumer reads `rl.window_state` and its own inputs again.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 import asyncpg
@@ -12,7 +13,7 @@ import dagster as dg
 
 from babylon_rl.orchestration.partitions import daily, hourly
 from babylon_rl.orchestration.reporting import markdown_table, numbers
-from babylon_rl.orchestration.resources import PostgresResource
+from babylon_rl.orchestration.resources import READER, PostgresResource
 
 QUARANTINE_ERROR_RATE = 0.05
 """Above this share of unreadable rows the recorder has probably changed its format."""
@@ -31,18 +32,28 @@ LEFT JOIN (
 WHERE $1::text[] IS NULL OR s.window_id = ANY($1)
 ORDER BY s.window_id DESC LIMIT $2
 """
+_VERDICTS = """
+SELECT DISTINCT ON (m.day) m.day, b.version, b.incumbent, b.verdict, b.reason
+FROM rl.benchmarks b JOIN rl.models m USING (version)
+WHERE b.purpose = 'gate' AND ($1::text[] IS NULL OR m.day::text = ANY($1))
+ORDER BY m.day DESC, b.id DESC LIMIT 30
+"""
+_DEPLOYMENTS = """
+SELECT d.version, d.role, d.percentage, m.status FROM rl.deployments d
+LEFT JOIN rl.models m USING (version) WHERE d.ended_at IS NULL ORDER BY d.role
+"""
 
 
 @dg.asset_check(
     asset="trajectories",
 )
-async def quarantine_rate(
+def quarantine_rate(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
     """Unreadable rows are quarantined, not lost. WARN for any; ERROR above 5 %: the recorder's format has
     probably changed. `rl.quarantine` names row and reason.
     """
-    windows = await _windows(context, postgres)
+    windows = _windows(context, postgres)
     bad = sum(w["quarantined"] for w in windows)
     rows = sum(w["rows"] or 0 for w in windows) + bad
     rate = bad / rows if rows else 0.0
@@ -63,13 +74,11 @@ async def quarantine_rate(
 @dg.asset_check(
     asset="scored_groups",
 )
-async def reward_spread(
-    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
-) -> dg.AssetCheckResult:
+def reward_spread(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
     """A group whose members all earn the same carries no gradient. WARN: such windows are reported and not
     trained.
     """
-    windows = await _windows(context, postgres)
+    windows = _windows(context, postgres)
     flat = [w for w in windows if w["group_status"] != "scored"]
     return dg.AssetCheckResult(
         passed=not flat,
@@ -91,13 +100,13 @@ async def reward_spread(
 @dg.asset_check(
     asset="scored_groups",
 )
-async def pnl_share_of_reward(
+def pnl_share_of_reward(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
     """How much of the reward's variance is money earned. WARN below 25 % (median over windows): it then
     mostly pays something else; see SCORER.
     """
-    windows = [w for w in await _windows(context, postgres) if w["pnl_variance_share"] is not None]
+    windows = [w for w in _windows(context, postgres) if w["pnl_variance_share"] is not None]
     share = _median([w["pnl_variance_share"] for w in windows])
     correlation = _median([w["pnl_spearman"] for w in windows if w["pnl_spearman"] is not None])
     return dg.AssetCheckResult(
@@ -113,13 +122,13 @@ async def pnl_share_of_reward(
 @dg.asset_check(
     asset="checkpoint_benchmark",
 )
-async def candidate_beats_incumbent(
+def candidate_beats_incumbent(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
     """The day's candidate against its incumbent on held-out markets. WARN unless it was promoted: n, interval
     and minimum detectable effect say whether it is worse or the comparison too small.
     """
-    verdicts = await _verdicts(context, postgres)
+    verdicts = _verdicts(context, postgres)
     return dg.AssetCheckResult(
         passed=all(v["verdict"] == "promoted" for v in verdicts),
         severity=dg.AssetCheckSeverity.WARN,
@@ -135,15 +144,11 @@ async def candidate_beats_incumbent(
 @dg.asset_check(
     asset="deployed_model",
 )
-async def one_active_deployment(postgres: PostgresResource) -> dg.AssetCheckResult:
+def one_active_deployment(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Exactly one active deployment, of a model that exists and is whole. ERROR: agents may lack a model;
     `babylon rollback` or `babylon deploy VERSION` repairs it.
     """
-    async with postgres.connect() as db:
-        rows = await db.rl.fetch(
-            "SELECT d.version, d.role, d.percentage, m.status FROM rl.deployments d"
-            " LEFT JOIN rl.models m USING (version) WHERE d.ended_at IS NULL ORDER BY d.role"
-        )
+    rows = _fetch(postgres, _DEPLOYMENTS)
     active = [row for row in rows if row["role"] == "active"]
     return dg.AssetCheckResult(
         passed=len(active) == 1 and active[0]["status"] == "deployed",
@@ -165,26 +170,21 @@ ALL = [
 ]
 
 
-async def _windows(
-    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
-) -> Sequence[asyncpg.Record]:
+def _windows(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> list[asyncpg.Record]:
     keys = _partition_keys(context, hourly)
-    async with postgres.connect() as db:
-        return await db.rl.fetch(_WINDOWS, keys, len(keys) if keys else LAST_WINDOWS)
+    return _fetch(postgres, _WINDOWS, keys, len(keys) if keys else LAST_WINDOWS)
 
 
-async def _verdicts(
-    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
-) -> Sequence[asyncpg.Record]:
-    keys = _partition_keys(context, daily)
-    async with postgres.connect() as db:
-        return await db.rl.fetch(
-            "SELECT DISTINCT ON (m.day) m.day, b.version, b.incumbent, b.verdict, b.reason"
-            " FROM rl.benchmarks b JOIN rl.models m USING (version)"
-            " WHERE b.purpose = 'gate' AND ($1::text[] IS NULL OR m.day::text = ANY($1))"
-            " ORDER BY m.day DESC, b.id DESC LIMIT 30",
-            keys,
-        )
+def _verdicts(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> list[asyncpg.Record]:
+    return _fetch(postgres, _VERDICTS, _partition_keys(context, daily))
+
+
+def _fetch(postgres: PostgresResource, query: str, *arguments: object) -> list[asyncpg.Record]:
+    async def fetch() -> list[asyncpg.Record]:
+        async with postgres.connect(role=READER) as db:
+            return await db.rl.fetch(query, *arguments)
+
+    return asyncio.run(fetch())
 
 
 def _partition_keys(

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,16 +10,13 @@ from dataclasses import dataclass
 
 from babylon_rl.errors import BabylonError
 from babylon_rl.orchestration.instance import prepare_dagster_home, workspace_file
+from babylon_rl.policy.server import listen
 from babylon_rl.settings import Settings
 
 HOST = "127.0.0.1"
 """The UI has no login: it is bound to this machine."""
 DAGSTER_PORT = 3000
 STOP_SECONDS = 30.0
-
-
-class PortInUseError(BabylonError):
-    """A port that a service is to listen on belongs to another process."""
 
 
 class ServiceEndedError(BabylonError):
@@ -63,17 +59,7 @@ def require_free_ports(services: Sequence[Service]) -> None:
         PortInUseError: Another process listens on one of them.
     """
     for service in services:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As the servers themselves do: a port in TIME_WAIT counts as free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, service.port))
-            except OSError as problem:
-                raise PortInUseError(
-                    f"port {service.port}, which {service.name} needs, cannot be used: {problem.strerror}",
-                    f"End the process that listens there (`ss -ltnp 'sport = :{service.port}'`) "
-                    "or choose another port.",
-                ) from None
+        listen(HOST, service.port).close()
 
 
 def run_together(

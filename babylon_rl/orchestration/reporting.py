@@ -14,6 +14,9 @@ from typing import Any
 
 import dagster as dg
 
+Metadata = dict[str, Any]
+"""Metadata as Dagster takes it: numbers, texts and `MetadataValue`s."""
+
 _DATA_VERSION_TAG = "dagster/data_version"
 
 
@@ -29,7 +32,7 @@ class PartitionReport:
 
     key: str
     digest: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
 
 
 async def materialize_each(

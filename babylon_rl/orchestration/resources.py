@@ -19,6 +19,13 @@ from babylon_rl.records.store import ArtifactStore
 from babylon_rl.settings import Settings, get_settings
 from babylon_rl.tracking import Run, open_run
 
+READER = "babylon_reader"
+"""Database role of checks, sensors and schedules that only look."""
+JUDGE = "babylon_judge"
+"""Database role of the hourly assets: they keep the windows' verdicts and may read the hidden answers."""
+TRAINER = "babylon_trainer"
+"""Database role of training and deployment, to which the hidden answers are closed."""
+
 
 class PostgresResource(dg.ConfigurableResource):
     """The game's database and the pipeline's schema `rl`.
@@ -98,10 +105,10 @@ class ArtResource(dg.ConfigurableResource):
         "Empty: GATE_THRESHOLD.",
     )
 
-    def settings(self) -> Settings:
-        """Returns the settings with this resource's values in place of the environment's."""
+    def settings(self, base: Settings | None = None) -> Settings:
+        """Returns `base` (the environment's settings) with this resource's values in its place."""
         return _with(
-            get_settings(),
+            base or get_settings(),
             training_backend=self.backend or None,
             base_model=self.base_model or None,
             scorer=self.scorer or None,

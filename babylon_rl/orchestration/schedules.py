@@ -11,7 +11,7 @@ from babylon_rl.orchestration.claims import UNFINISHED, run_partitions
 from babylon_rl.orchestration.jobs import DAILY_ASSETS, daily_job
 from babylon_rl.orchestration.partitions import STANDING, daily
 from babylon_rl.orchestration.readiness import DayFacts, read_days
-from babylon_rl.orchestration.resources import PostgresResource
+from babylon_rl.orchestration.resources import READER, PostgresResource
 from babylon_rl.windows import WINDOWS_PER_DAY
 
 MAX_ATTEMPTS = 3
@@ -87,5 +87,5 @@ def runs_of_day(instance: dg.DagsterInstance, day: str) -> DayRuns:
 
 
 async def _days(postgres: PostgresResource) -> list[DayFacts]:
-    async with postgres.connect() as db:
+    async with postgres.connect(role=READER) as db:
         return await read_days(db.rl)

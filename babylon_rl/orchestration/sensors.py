@@ -16,7 +16,7 @@ from babylon_rl.orchestration.readiness import (
     newest_complete_window,
     read_windows,
 )
-from babylon_rl.orchestration.resources import PostgresResource
+from babylon_rl.orchestration.resources import JUDGE, PostgresResource
 from babylon_rl.orchestration.ticks import MAX_WINDOWS, Cursor, plan_tick
 from babylon_rl.records.reader import refresh_window_rows
 from babylon_rl.windows import window_range, windows_between
@@ -69,7 +69,7 @@ def window_readiness(context: dg.SensorEvaluationContext, postgres: PostgresReso
 
 
 async def _read(postgres: PostgresResource, cursor: Cursor, now: datetime) -> list[WindowFacts]:
-    async with postgres.connect() as db:
+    async with postgres.connect(role=JUDGE) as db:
         since = datetime.fromisoformat(cursor.seen_at) if cursor.seen_at else None
         found = await refresh_window_rows(db.game, db.rl, since=since)
         first = cursor.watermark or await first_recorded_window(db.rl)

@@ -6,12 +6,17 @@ from datetime import UTC, datetime
 import asyncpg
 from rich.table import Table
 
+from babylon_rl.database.connection import Databases
+from babylon_rl.deployment.deploy import current
+from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.orchestration.readiness import (
     DayFacts,
     WindowFacts,
     judge_window,
+    read_days,
     read_windows,
 )
+from babylon_rl.records.reader import refresh_window_rows
 from babylon_rl.settings import Settings
 from babylon_rl.windows import WINDOW_LENGTH, window_id_at, window_range
 
@@ -65,6 +70,45 @@ def days_table(days: Iterable[DayFacts], trained: set[str]) -> Table:
         state = "trained" if day.day in trained else "ready" if day.complete else "waits for windows"
         table.add_row(day.day, f"{day.resolved}/24", str(day.scored), str(day.episodes), state)
     return table
+
+
+def models_table(models: Iterable[ModelRecord]) -> Table:
+    """Returns one line per model, in the order given."""
+    table = _table("version", "status", "verdict", "day", "parent", "score", "trained", "checkpoint")
+    for model in models:
+        score = model.metrics.get("benchmark", {}).get("benchmark_score")
+        status = f"[green]{model.status}[/]" if model.status == "deployed" else model.status
+        table.add_row(
+            model.version,
+            status,
+            *map(_text, (model.verdict, model.day, model.parent_version, score)),
+            f"{model.created_at:%Y-%m-%d %H:%M}",
+            _text(model.storage_path),
+        )
+    return table
+
+
+async def status_lines(db: Databases, trained: set[str], settings: Settings) -> list[str]:
+    """Returns where the loop stands, one line per stage, stale and waiting things included."""
+    await refresh_window_rows(db.game, db.rl)
+    facts = await windows_until_newest(db.rl, 48)
+    now = datetime.now(UTC)
+    verdicts = [judge_window(window, now, settings) for window in facts]
+    due = [v.facts.window_id for v in verdicts if v.requested]
+    untrained = [d for d in await read_days(db.rl) if d.day not in trained]
+    deployment = await current(db.rl)
+    quarantined = await db.rl.fetchval("SELECT count(*) FROM rl.quarantine WHERE released_at IS NULL")
+    return [
+        f"recorded   newest window {facts[-1].window_id}" if facts else "recorded   nothing yet",
+        f"windows    {sum(v.verdict == 'done' for v in verdicts)} of the last {len(verdicts)} done"
+        + (f"; {len(due)} to be materialized, first {due[0]}" if due else ""),
+        f"quarantine {quarantined} unreadable rows" + (" (rl.quarantine names them)" if quarantined else ""),
+        f"trained    {len(trained)} days"
+        + (f"; next {untrained[0].day}, {untrained[0].resolved} of 24 windows resolved" if untrained else ""),
+        f"deployed   {deployment.version} since {deployment.started_at:%F %H:%M} UTC ({deployment.reason})"
+        if deployment
+        else "deployed   nothing; the base model answers",
+    ]
 
 
 def _table(*columns: str) -> Table:

@@ -20,7 +20,8 @@ VALUES ($1, $1, $2, $3, $4, 60000, $5, $5, $6, '{}', '{}', '{}', 0, 2, 'complete
 """
 _POSITION = """
 INSERT INTO "PerpPosition" ("id", "userId", "ticker", "organizationId", "side", "entryPrice", "currentPrice",
-    "size", "leverage", "liquidationPrice", "unrealizedPnL", "unrealizedPnLPercent", "openedAt", "lastUpdated")
+    "size", "leverage", "liquidationPrice", "unrealizedPnL", "unrealizedPnLPercent", "openedAt",
+    "lastUpdated")
 VALUES ($1, $2, $3, $4, $5, 100, 100, 200, 2, $6, 0, 0, $7, $7)
 """
 _PRICE = """
@@ -33,7 +34,8 @@ async def record_agents(game: asyncpg.Connection, agents: Sequence[str]) -> None
     """Makes the players and the company that they trade."""
     for agent in agents:
         await game.execute(
-            'INSERT INTO "User" ("id", "isAgent", "updatedAt") VALUES ($1, true, now()) ON CONFLICT DO NOTHING',
+            'INSERT INTO "User" ("id", "isAgent", "updatedAt") VALUES ($1, true, now())'
+            " ON CONFLICT DO NOTHING",
             agent,
         )
     await game.execute(
@@ -46,12 +48,12 @@ async def record_agents(game: asyncpg.Connection, agents: Sequence[str]) -> None
 async def record_window(
     game: asyncpg.Connection, window_id: str, agents: Sequence[str], *, garbage: int = 0
 ) -> None:
-    """Writes one row per agent, each with one order; longs earn, shorts lose; `garbage` rows are unreadable."""
+    """Writes one row per agent with one order (longs earn, shorts lose), and `garbage` unreadable rows."""
     await record_agents(game, agents)
     start, _ = window_range(window_id)
     for minute in range(0, 150, 10):
         moment = start + timedelta(minutes=minute)
-        await game.execute(_PRICE, _id(), COMPANY, 100 + minute / 30, moment)
+        await game.execute(_PRICE, _id(), COMPANY, 100 + (moment.hour * 60 + moment.minute) / 30, moment)
     for number, agent in enumerate(agents):
         at = start + timedelta(minutes=5 + number)
         side = "long" if number % 2 == 0 else "short"
@@ -78,7 +80,9 @@ def _order(side: str, at: datetime) -> Step:
 
 
 def _hold(at: datetime) -> Step:
-    return _step(1, at, Action(action_type="HOLD", parameters={}, success=True, result={"held": True}), "HOLD")
+    return _step(
+        1, at, Action(action_type="HOLD", parameters={}, success=True, result={"held": True}), "HOLD"
+    )
 
 
 def _step(number: int, at: datetime, action: Action, answer: str) -> Step:

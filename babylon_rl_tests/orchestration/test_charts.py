@@ -4,7 +4,7 @@ import base64
 import re
 from xml.etree import ElementTree
 
-from babylon_rl.orchestration.charts import histogram_markdown
+from babylon_rl.orchestration.charts import histogram_markdown, intervals_markdown
 
 
 def test_a_histogram_is_an_svg_image_whose_bars_hold_every_value():
@@ -29,3 +29,15 @@ def test_values_that_cannot_be_drawn_are_said_in_words():
             histogram_markdown([0.0, 1.0, float("inf")], "reward").split("base64,")[1].rstrip(")")
         ).decode()
     )
+
+
+def test_intervals_are_drawn_around_zero_and_unknown_ones_left_out():
+    markdown = intervals_markdown(
+        [("candidate", 0.02, 0.01, 0.03), ("base", -0.01, -0.02, 0.0), ("hold", float("nan"), 0.0, 0.0)],
+        "Return per window",
+    )
+    svg = base64.b64decode(markdown.split("base64,")[1].rstrip(")")).decode()
+    assert svg.count("<circle") == 2
+    assert "candidate" in svg
+    assert "hold" not in svg
+    assert "no values" in intervals_markdown([], "Return per window")

@@ -53,7 +53,9 @@ def instance(monkeypatch: pytest.MonkeyPatch, settings: Settings):
         yield instance
 
 
-def materialize(instance: dg.DagsterInstance, first: str, last: str | None = None) -> dg.ExecuteInProcessResult:
+def materialize(
+    instance: dg.DagsterInstance, first: str, last: str | None = None
+) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [recorded_rows, trajectories, market_outcomes, scored_groups],
         instance=instance,
@@ -162,7 +164,9 @@ def test_provenance_survives_the_second_event_of_a_range_run(day: str, instance:
     materialize(instance, WINDOWS[0], WINDOWS[-1])
     tags = latest(instance, "scored_groups", GOOD).tags or {}
     assert tags["dagster/code_version"] == "1"
-    assert {"dagster/input_event_pointer/trajectories", "dagster/input_event_pointer/market_outcomes"} <= set(tags)
+    assert {"dagster/input_event_pointer/trajectories", "dagster/input_event_pointer/market_outcomes"} <= set(
+        tags
+    )
 
 
 def test_a_window_without_outcomes_is_scored_later(day: str, instance: dg.DagsterInstance, dsn: str):

@@ -17,11 +17,6 @@ from babylon_rl.orchestration.resources import WandbResource
 GROUP = "babylon"
 OWNERS = ["team:babylon-rl"]
 
-JUDGE = "babylon_judge"
-"""Role of the hourly assets: they keep the windows' verdicts and may read the hidden answers."""
-TRAINER = "babylon_trainer"
-"""Role of the daily assets: the hidden answers are closed to whatever prepares or trains a batch."""
-
 RETRIES = 3
 RETRY_SECONDS = 5.0
 

@@ -4,7 +4,6 @@ import dagster as dg
 
 from babylon_rl.orchestration.assets.common import (
     GROUP,
-    JUDGE,
     OWNERS,
     log_lineage,
     retry_on_lost_database,
@@ -12,12 +11,13 @@ from babylon_rl.orchestration.assets.common import (
 from babylon_rl.orchestration.assets.trajectories import trajectories
 from babylon_rl.orchestration.partitions import ONE_DAY_OF_WINDOWS, hourly
 from babylon_rl.orchestration.reporting import (
+    Metadata,
     PartitionReport,
     markdown_table,
     materialize_each,
     numbers,
 )
-from babylon_rl.orchestration.resources import PostgresResource, WandbResource
+from babylon_rl.orchestration.resources import JUDGE, PostgresResource, WandbResource
 from babylon_rl.orchestration.window_steps import DerivedWindow, derive_window
 
 
@@ -49,7 +49,7 @@ async def market_outcomes(
         yield result
 
 
-def _metadata(derived: DerivedWindow) -> dict[str, object]:
+def _metadata(derived: DerivedWindow) -> Metadata:
     outcomes, orders = derived.outcomes, derived.orders
     stocks = outcomes.stocks if outcomes else []
     moves = [abs(s.change_percent) for s in stocks if s.change_percent is not None]

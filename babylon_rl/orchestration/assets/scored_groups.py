@@ -4,7 +4,6 @@ import dagster as dg
 
 from babylon_rl.orchestration.assets.common import (
     GROUP,
-    JUDGE,
     OWNERS,
     log_lineage,
     retry_on_lost_database,
@@ -13,12 +12,14 @@ from babylon_rl.orchestration.assets.market_outcomes import market_outcomes
 from babylon_rl.orchestration.assets.trajectories import trajectories
 from babylon_rl.orchestration.partitions import ONE_DAY_OF_WINDOWS, hourly
 from babylon_rl.orchestration.reporting import (
+    Metadata,
     PartitionReport,
     markdown_table,
     materialize_each,
     numbers,
 )
 from babylon_rl.orchestration.resources import (
+    JUDGE,
     ArtifactStoreResource,
     ArtResource,
     PostgresResource,
@@ -49,7 +50,7 @@ async def scored_groups(
     materializes with that status and is not trained. Repeat it after another SCORER was chosen or outcomes
     matured; batches that were trained already never change.
     """
-    files, settings, reports = store.open(), art.settings(), []
+    files, settings, reports = store.open(), art.settings(postgres.settings()), []
     with retry_on_lost_database():
         async with postgres.connect(role=JUDGE) as db:
             for window_id in context.partition_keys:
@@ -60,7 +61,7 @@ async def scored_groups(
         yield result
 
 
-def _metadata(group: ScoredGroup, uri: str) -> dict[str, object]:
+def _metadata(group: ScoredGroup, uri: str) -> Metadata:
     actions = sum(m.actions for m in group.members)
     return {
         "status": group.status,

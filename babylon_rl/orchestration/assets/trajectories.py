@@ -4,11 +4,11 @@ from collections import Counter
 
 import dagster as dg
 
-from babylon_rl.orchestration.assets.common import GROUP, JUDGE, OWNERS, log_lineage, retry_on_lost_database
+from babylon_rl.orchestration.assets.common import GROUP, OWNERS, log_lineage, retry_on_lost_database
 from babylon_rl.orchestration.assets.recorded_rows import recorded_rows
 from babylon_rl.orchestration.partitions import ONE_DAY_OF_WINDOWS, hourly
-from babylon_rl.orchestration.reporting import PartitionReport, markdown_table, materialize_each
-from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresResource, WandbResource
+from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdown_table, materialize_each
+from babylon_rl.orchestration.resources import JUDGE, ArtifactStoreResource, PostgresResource, WandbResource
 from babylon_rl.orchestration.window_steps import FrozenWindow, freeze_window
 from babylon_rl.records.reader import refresh_window_rows
 
@@ -45,7 +45,7 @@ async def trajectories(
         yield result
 
 
-def _metadata(frozen: FrozenWindow) -> dict[str, object]:
+def _metadata(frozen: FrozenWindow) -> Metadata:
     read = frozen.read
     rows = Counter(trajectory.agent_id for trajectory in read.trajectories)
     return {

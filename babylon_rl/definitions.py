@@ -1,0 +1,27 @@
+"""Dagster's entry point: one `Definitions`, nothing else."""
+
+import dagster as dg
+
+from babylon_rl.orchestration import assets, checks, jobs, schedules, sensors
+from babylon_rl.orchestration.resources import (
+    ArtifactStoreResource,
+    ArtResource,
+    PostgresResource,
+    WandbResource,
+)
+
+defs = dg.Definitions(
+    assets=assets.ALL,
+    asset_checks=checks.ALL,
+    jobs=[jobs.hourly_job, jobs.daily_job, jobs.deploy_job],
+    sensors=[sensors.window_readiness, sensors.run_failures],
+    schedules=[schedules.daily_training],
+    resources={
+        "postgres": PostgresResource(),
+        "art": ArtResource(),
+        "wandb": WandbResource(),
+        "store": ArtifactStoreResource(),
+    },
+    # One process per run: with the multiprocess default every step would import everything anew (4x the CPU).
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,106 @@
+"""`checkpoint_benchmark`: is the day's checkpoint better than what serves?"""
+
+import hashlib
+
+import dagster as dg
+import msgspec
+
+from babylon_rl.deployment.judging import judge
+from babylon_rl.deployment.verdicts import BenchmarkRecord
+from babylon_rl.orchestration.assets.common import GROUP, OWNERS
+from babylon_rl.orchestration.assets.trained_checkpoint import trained_checkpoint
+from babylon_rl.orchestration.charts import intervals_markdown
+from babylon_rl.orchestration.partitions import ONE_DAY, daily
+from babylon_rl.orchestration.reporting import Metadata, markdown_table, numbers
+from babylon_rl.orchestration.resources import TRAINER, ArtResource, PostgresResource, WandbResource
+from babylon_rl.training.units import find_trained
+from babylon_rl.windows import parse_day
+
+
+@dg.asset(
+    deps=[trained_checkpoint],
+    partitions_def=daily,
+    backfill_policy=ONE_DAY,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "wandb"},
+    code_version="1",
+)
+async def checkpoint_benchmark(
+    context: dg.AssetExecutionContext, postgres: PostgresResource, art: ArtResource, wandb: WandbResource
+) -> dg.MaterializeResult:
+    """Candidate, incumbent and base model on the same held-out markets, drawn from the candidate's own hash
+    and used once; with it the gate's verdict: `promoted`, `inconclusive` or `rejected`, by an interval at the
+    alpha that is left for this incumbent. The first result stands: repeating it returns what was stored.
+    Status `no candidate` where the day trained nothing.
+    """
+    day, settings = context.partition_key, art.settings(postgres.settings())
+    async with postgres.connect(role=TRAINER) as db:
+        unit = await find_trained(db.rl, parse_day(day))
+        if unit is None or unit.version is None:
+            return dg.MaterializeResult(
+                metadata={"status": "no candidate"}, data_version=dg.DataVersion("no candidate")
+            )
+        record = await judge(db, settings, unit.version)
+    digest = hashlib.sha256(msgspec.json.encode([record.version, record.metrics, record.verdict])).hexdigest()
+    with wandb.run(context, day) as run:
+        run.summary(_figures(record))
+        run.log_artifact(
+            "benchmark",
+            "evaluation",
+            metadata={"version": record.version, "seed_key": record.seed_key, "verdict": record.verdict},
+            aliases=[record.version],
+        )
+    return dg.MaterializeResult(metadata=_metadata(record), data_version=dg.DataVersion(digest))
+
+
+def _figures(record: BenchmarkRecord) -> dict[str, float | int]:
+    verdict, standing = record.metrics["verdict"], record.metrics["standings"][record.version]
+    difference = verdict["difference"]
+    return numbers(
+        {
+            "benchmark/score": record.metrics["benchmark_score"],
+            "benchmark/accuracy": record.metrics["accuracy"],
+            "benchmark/windows": record.windows,
+            "benchmark/invalid_rate": standing["invalid_rate"],
+            "benchmark/win_rate": standing["win_rate"],
+            "gain/mean": difference["mean"],
+            "gain/low": difference["low"],
+            "gain/high": difference["high"],
+            "gain/minimum_detectable": verdict["minimum_detectable_effect"],
+            "gain/alpha": difference["alpha"],
+        }
+    )
+
+
+def _metadata(record: BenchmarkRecord) -> Metadata:
+    standings = record.metrics["standings"].values()
+    return {
+        "status": record.verdict or "not judged",
+        "reason": record.reason or "",
+        "candidate": record.version,
+        "incumbent": record.incumbent or "",
+        **_figures(record),
+        "returns": dg.MetadataValue.md(
+            intervals_markdown(
+                [
+                    (s["name"], s["return_mean"], s["return_low"], s["return_high"])
+                    for s in standings
+                    if s["return_low"] is not None
+                ],
+                "Return on start equity per held-out window",
+            )
+        ),
+        "standings": markdown_table(
+            ("player", "return", "low", "high", "win rate", "invalid", "orders", "worst"),
+            [
+                (s["name"], s["return_mean"], s["return_low"], s["return_high"], s["win_rate"])
+                + (s["invalid_rate"], s["orders"], s["worst_return"])
+                for s in standings
+            ],
+        ),
+        "success criteria": markdown_table(
+            ("criterion", "status", "figure"),
+            [(c["name"], c["status"], c["figure"]) for c in record.metrics["criteria"]],
+        ),
+    }

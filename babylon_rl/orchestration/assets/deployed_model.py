@@ -1,0 +1,85 @@
+"""`deployed_model`: what the agents get."""
+
+import dagster as dg
+from pydantic import Field
+
+from babylon_rl.deployment.deploy import deploy, history
+from babylon_rl.deployment.release import Release, release
+from babylon_rl.orchestration.assets.checkpoint_benchmark import checkpoint_benchmark
+from babylon_rl.orchestration.assets.common import GROUP, OWNERS
+from babylon_rl.orchestration.reporting import markdown_table
+from babylon_rl.orchestration.resources import TRAINER, ArtResource, PostgresResource, WandbResource
+
+
+class DeployConfig(dg.Config):
+    """Run config of `deployed_model`; empty lets the gate decide."""
+
+    version: str = Field(default="", description="Deploy this version instead of the head of the lineage.")
+    against_the_gate: bool = Field(
+        default=False, description="Deploy `version` although the gate has not promoted it."
+    )
+    reason: str = Field(default="run config", description="Kept in the history of deployments.")
+
+
+@dg.asset(
+    deps=[checkpoint_benchmark],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "wandb"},
+    code_version="1",
+)
+async def deployed_model(
+    context: dg.AssetExecutionContext,
+    config: DeployConfig,
+    postgres: PostgresResource,
+    art: ArtResource,
+    wandb: WandbResource,
+) -> dg.MaterializeResult:
+    """The model that serves. If the newest checkpoint of the live lineage was promoted it is deployed, in one
+    transaction, and the gateway follows within seconds; otherwise nothing changes and `reason` says why.
+    Backfills of old days change nothing. Run config may name a version; `babylon rollback` goes back without
+    Dagster.
+    """
+    settings = art.settings(postgres.settings())
+    async with postgres.connect(role=TRAINER) as db:
+        if config.version:
+            game = db.game if settings.project_to_game else None
+            switched = await deploy(
+                db.rl,
+                game,
+                config.version,
+                reason=config.reason,
+                verdict_required=not config.against_the_gate,
+            )
+            released = Release(switched.version, switched.changed, config.reason)
+        else:
+            released = await release(db, settings)
+        served = await history(db.rl, limit=20)
+    if released.changed and released.version:
+        with wandb.run(context, released.version) as run:
+            run.log_artifact(
+                "deployment",
+                "deployment",
+                metadata={"version": released.version, "reason": released.reason},
+                aliases=["production", released.version],
+            )
+    return dg.MaterializeResult(
+        metadata={
+            "status": "deployed" if released.changed else "unchanged",
+            "reason": released.reason,
+            "version": released.version or "none",
+            "history": markdown_table(
+                ("version", "from", "to", "reason"),
+                [
+                    (
+                        d.version,
+                        f"{d.started_at:%Y-%m-%d %H:%M}",
+                        d.ended_at and f"{d.ended_at:%Y-%m-%d %H:%M}",
+                        d.reason,
+                    )
+                    for d in served
+                ],
+            ),
+        },
+        data_version=dg.DataVersion(released.version or "none"),
+    )

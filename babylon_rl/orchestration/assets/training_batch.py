@@ -1,0 +1,65 @@
+"""`training_batch`: exactly what one day trains."""
+
+import dagster as dg
+
+from babylon_rl.orchestration.assets.common import GROUP, OWNERS, log_lineage, retry_on_lost_database
+from babylon_rl.orchestration.assets.scored_groups import scored_groups
+from babylon_rl.orchestration.charts import histogram_markdown
+from babylon_rl.orchestration.partitions import ONE_DAY, WINDOWS_OF_THE_DAY, daily
+from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdown_table
+from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresResource, WandbResource
+from babylon_rl.records.store import ArtifactStore
+from babylon_rl.training.batch import BatchRules, TrainingBatch, build_batch, load_batch
+
+
+@dg.asset(
+    deps=[dg.AssetDep(scored_groups, partition_mapping=WINDOWS_OF_THE_DAY)],
+    partitions_def=daily,
+    backfill_policy=ONE_DAY,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "wandb"},
+    code_version="1",
+)
+async def training_batch(
+    context: dg.AssetExecutionContext,
+    postgres: PostgresResource,
+    store: ArtifactStoreResource,
+    wandb: WandbResource,
+) -> dg.MaterializeResult:
+    """Exactly what one day trains: the calls of our policies in the day's scored groups, with the advantages
+    of their whole group, scanned for leaked outcomes and frozen under a hash. Status `empty` says why a day
+    is not trained. A day that was trained keeps its batch: repeating it returns the same hash, and
+    `superseded_by` if its windows would now give another one.
+    """
+    day, settings, files = context.partition_key, postgres.settings(), store.open()
+    rules = BatchRules(settings.training_min_groups, settings.training_min_trajectories)
+    with retry_on_lost_database():
+        # No narrower role: the leak scan reads the outcomes, which are closed to whoever may write batches.
+        async with postgres.connect() as db:
+            batch = await build_batch(db.rl, files, day, rules)
+    log_lineage(context, wandb, [PartitionReport(day, batch.sha256)])
+    return dg.MaterializeResult(metadata=_metadata(batch, files), data_version=dg.DataVersion(batch.sha256))
+
+
+def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
+    _, episodes = load_batch(files, batch.uri)
+    return {
+        "status": batch.status,
+        "reason": batch.reason,
+        "groups/count": batch.groups,
+        "episodes/count": batch.episodes,
+        "calls/trained": batch.calls,
+        "calls/dropped": sum(batch.dropped.values()),
+        "leaks/count": len(batch.leaks),
+        "store/uri": batch.uri,
+        "superseded_by": batch.superseded_by or "",
+        "advantages": dg.MetadataValue.md(
+            histogram_markdown([episode.advantage for episode in episodes], "Advantage per episode")
+        ),
+        "policies": markdown_table(("policy version", "calls"), list(batch.policy_versions.items())),
+        "dropped calls": markdown_table(("reason", "calls"), list(batch.dropped.items())),
+        "leaks": markdown_table(
+            ("window", "agent", "kind"), [(k.window_id, k.agent_id, k.kind) for k in batch.leaks]
+        ),
+    }
