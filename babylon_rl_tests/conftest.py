@@ -4,17 +4,20 @@
     async def test_something(connection): ...      # an asyncpg connection to a database of this test's own
 
 `dsn` is that database's address, `empty_dsn` one without any table, `settings` (and the environment) point at
-`dsn` and at an empty BABYLON_HOME.
+`dsn` and at an empty BABYLON_HOME. The tiny base model is built once: `base_checkpoint` is its directory,
+`base_engine` answers with it, and `home_with_base` is a BABYLON_HOME that has it already.
 """
 
 import asyncio
 import itertools
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -26,6 +29,9 @@ from babylon_rl.database.embedded import EmbeddedServer, destroy_server, ensure_
 from babylon_rl.database.migrations import migrate
 from babylon_rl.settings import Settings, get_settings
 from babylon_rl_tests.skipping import skips_fail
+
+if TYPE_CHECKING:
+    from babylon_rl.policy.engine import EmbeddedEngine
 
 _numbers = itertools.count(1)
 _prefix = f"babylon_test_{secrets.token_hex(3)}"
@@ -138,6 +144,32 @@ def settings(
     get_settings.cache_clear()
     yield Settings(_env_file=None)
     get_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def base_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the tiny base model; nobody writes into it. Torch stays on one thread."""
+    import torch
+
+    from babylon_rl.training.tiny_base import ensure_base_model
+
+    torch.set_num_threads(1)
+    return ensure_base_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def base_engine(base_checkpoint: Path) -> "EmbeddedEngine":
+    """The base model, answering as v0.0.0; nobody trains it."""
+    from babylon_rl.policy.engine import EmbeddedEngine
+
+    return EmbeddedEngine.load(base_checkpoint, "v0.0.0")
+
+
+@pytest.fixture
+def home_with_base(settings: Settings, base_checkpoint: Path) -> Path:
+    """`settings.home` with a copy of the base model, so that no test builds it again."""
+    shutil.copytree(base_checkpoint, settings.home / "models" / base_checkpoint.name)
+    return settings.home
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,95 @@
+"""What a process looks like after `import_art`, and which imports load no heavy library."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HEAVY = (
+    "art",
+    "litellm",
+    "matplotlib",
+    "pandas",
+    "peft",
+    "polars",
+    "scipy",
+    "torch",
+    "transformers",
+    "wandb",
+)
+ROOMS = (
+    "babylon_rl.policy.chat",
+    "babylon_rl.policy.checkpoints",
+    "babylon_rl.policy.engine",
+    "babylon_rl.policy.server",
+    "babylon_rl.training.art_import",
+    "babylon_rl.training.batch",
+    "babylon_rl.training.conversion",
+    "babylon_rl.training.embedded",
+    "babylon_rl.training.leaks",
+    "babylon_rl.training.tiny_base",
+    "babylon_rl.simulation.play",
+    "babylon_rl.benchmark.arena",
+    "babylon_rl.deployment.candidates",
+    "babylon_rl.deployment.judging",
+    "babylon_rl.deployment.release",
+    "babylon_rl.serving.deployed",
+    "babylon_rl.serving.gateway",
+)
+
+WATCHED = """
+import json, os, sys
+opened, contacted = [], []
+
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        name = os.path.basename(os.fsdecode(arguments[0]))
+        if name == ".env" or name.startswith(".env."):
+            opened.append(name)
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        contacted.append(repr(arguments[1:]))
+
+sys.addaudithook(watch)
+from transformers import masking_utils
+before = masking_utils._preprocess_mask_arguments
+from babylon_rl.training.art_import import import_art
+art = import_art()
+after = masking_utils._preprocess_mask_arguments
+print(json.dumps({
+    "opened": opened,
+    "contacted": contacted,
+    "restored": after is before,
+    "module": after.__module__,
+    "secret": os.environ.get("BABYLON_SECRET_OF_THE_ENV_FILE"),
+    "again": import_art() is art,
+    "trajectory": hasattr(art, "TrajectoryGroup"),
+}))
+"""
+
+
+def run(program: str, folder: Path) -> Any:
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_art_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BABYLON_SECRET_OF_THE_ENV_FILE=1\n")
+    assert run(WATCHED, tmp_path) == {
+        "opened": [],
+        "contacted": [],
+        "restored": True,
+        "module": "transformers.masking_utils",
+        "secret": None,
+        "again": True,
+        "trajectory": True,
+    }
+
+
+def test_the_rooms_load_without_heavy_libraries(tmp_path: Path) -> None:
+    program = (
+        f"import importlib, json, sys\nfor room in {ROOMS}: importlib.import_module(room)\n"
+        f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    )
+    assert run(program, tmp_path) == []
