@@ -82,7 +82,8 @@ class Day:
     @classmethod
     async def begin(cls, game: asyncpg.Connection, policy: Policy, world: World, number: int) -> "Day":
         """Reads where the day before ended."""
-        path = generate_market(world.spec, world.seed, (number + 1) * HOURS_PER_DAY)
+        # One hour more: prices of the hour after midnight already follow that hour's headlines.
+        path = generate_market(world.spec, world.seed, (number + 1) * HOURS_PER_DAY + 1)
         midnight = world.moment(number * TICKS_PER_DAY)
         rows, ids = Rows(), SimulatedIds.of_day(number, midnight)
         users = [person.id for person in (*world.agents, *world.npcs)]

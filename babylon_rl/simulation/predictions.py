@@ -21,7 +21,7 @@ from typing import Literal, get_args
 from babylon_rl.errors import BabylonError
 
 Pricing = Literal["as_shipped", "as_specified"]
-PRICINGS: tuple[str, ...] = get_args(Pricing)
+PRICINGS: tuple[Pricing, ...] = get_args(Pricing)
 
 FEE_RATE = 0.001
 """Share of the gross amount of a purchase, or of the gross proceeds of a sale."""
