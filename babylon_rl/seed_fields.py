@@ -72,9 +72,6 @@ class SeedFields(BaseSettings):
     checkpoint_frequency: int | None = replaced("every trained day is a checkpoint", ge=1)
 
     # The judge
-    judge_model: str | None = not_yet("the RULER judge")
-    openai_api_key: SecretStr | None = not_yet("the RULER judge")
-    ruler_endpoint: str | None = not_yet("the RULER judge")
     openpipe_api_key: SecretStr | None = replaced("data stays in PostgreSQL, OpenPipe is not called")
 
     # Serving and operations

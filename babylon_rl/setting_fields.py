@@ -135,9 +135,15 @@ class WindowFields(BaseSettings):
 class ScoringFields(BaseSettings):
     """Scoring: from an agent's episode to its reward"""
 
-    scorer: Literal["pnl", "heuristic"] = Field(
+    scorer: Literal["pnl", "heuristic", "ruler", "ruler_with_heuristic_check", "function"] = Field(
         "pnl",
-        description="pnl: in-group return on start equity. heuristic: the seeds' P&L, win rate, activity.",
+        description="pnl: in-group return on start equity. heuristic: the seeds' P&L, win rate, activity. "
+        "ruler…: a judge, see docs/judge.md. function: REWARD_FUNCTION.",
+    )
+    reward_function: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="package.module:function that rewards a window's episodes, for SCORER=function.",
     )
     heuristic_weights: Weights = Field(
         (0.5, 0.3, 0.2), description="Shares of P&L, win rate and activity in the heuristic score; sum 1."

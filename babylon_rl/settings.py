@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from babylon_rl.errors import BabylonError
+from babylon_rl.judge_fields import JudgeFields
 from babylon_rl.seed_fields import SeedFields
 from babylon_rl.setting_fields import (
     BASE_MODELS,
@@ -44,6 +45,7 @@ GROUPS: tuple[type[BaseSettings], ...] = (
     PlaceFields,
     WindowFields,
     ScoringFields,
+    JudgeFields,
     TrainingFields,
     DeploymentFields,
     TrackingFields,
@@ -57,7 +59,14 @@ class SettingsError(BabylonError):
 
 
 class Settings(
-    PlaceFields, WindowFields, ScoringFields, TrainingFields, DeploymentFields, TrackingFields, SeedFields
+    PlaceFields,
+    WindowFields,
+    ScoringFields,
+    JudgeFields,
+    TrainingFields,
+    DeploymentFields,
+    TrackingFields,
+    SeedFields,
 ):
     """All settings of one process; immutable. Use `get_settings()` outside of tests."""
 
@@ -233,6 +242,10 @@ def _refuse_contradictions(settings: Settings) -> None:
         settings.require_wandb("TRAINING_BACKEND=serverless")
     if settings.wandb_mode == "online":
         settings.require_wandb("WANDB_MODE=online")
+    if settings.scorer == "function" and settings.reward_function is None:
+        raise SettingsError(
+            "SCORER=function needs REWARD_FUNCTION", "Set it to package.module:function, or choose another."
+        )
 
 
 def _explain(error: ValidationError) -> str:
