@@ -49,12 +49,15 @@ async def test_a_question_is_resolved_after_three_days(
         assert row["resolvedAt"] == RESOLVED and row["questionId"] == 1
         shares = float(row["amount"] / row["avgPrice"]) if row["avgPrice"] else 0.0
         assert float(row["pnl"]) == pytest.approx((shares if won else 0) - float(row["amount"]), abs=0.05)
-    winners = await connection.fetchval(
-        'SELECT coalesce(sum("amount"), 0) FROM "BalanceTransaction"'
-        ' WHERE "type" = \'pred_resolve_win\' AND "relatedId" = $1',
+    winners = await one(
+        connection,
+        """
+        SELECT coalesce(sum("amount"), 0) AS paid FROM "BalanceTransaction"
+         WHERE "type" = 'pred_resolve_win' AND "relatedId" = $1
+        """,
         question["id"],
     )
-    assert float(winners) == pytest.approx(
+    assert float(winners["paid"]) == pytest.approx(
         sum(float(row["amount"] + row["pnl"]) for row in positions if row["outcome"]), abs=0.1
     )
 
