@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from babylon_rl.commands import simulation
 from babylon_rl.errors import BabylonError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ db_app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL server.
 app.add_typer(windows_app, name="windows")
 app.add_typer(outcomes_app, name="outcomes")
 app.add_typer(db_app, name="db")
+app.command()(simulation.simulate)
+app.command()(simulation.demo)
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

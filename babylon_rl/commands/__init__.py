@@ -1,0 +1,1 @@
+"""Commands of `babylon` by topic; `cli.py` mounts them. Rooms are imported inside the commands."""
