@@ -36,6 +36,6 @@ def require_settled(day: date, now: datetime) -> None:
 
 
 async def start_of_world(rl: asyncpg.Connection, seed: int, days: int, now: datetime) -> date:
-    """First day of the stored world, or of a new one whose last of ``days`` days is the newest settled one."""
+    """First day of the stored world; else such that the last of ``days`` days is the newest settled one."""
     stored = await rl.fetchval(_STORED_START, seed)
     return stored or newest_settled_day(now) - timedelta(days=days - 1)
