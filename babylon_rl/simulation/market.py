@@ -66,6 +66,9 @@ class MarketSpec:
     """Log return that one unit of headline strength adds over the following hour."""
     regimes: tuple[Regime, ...] = REGIMES
     regime_hours: int = 6
+    reversion: float = 0.015
+    """Share of the log distance to the initial price that is lost per hour (a half-life of about two days); a
+    world of many days would otherwise drift to the price floor, where nothing can be earned."""
 
     @property
     def tickers(self) -> tuple[str, ...]:
@@ -123,7 +126,10 @@ def generate_market(spec: MarketSpec, seed: int, hours: int) -> MarketPath:
         for decision, tick in enumerate(DECISION_TICKS):
             returns[start + tick : start + tick + TICKS_PER_HOUR] += effects[decision]
     ticks = (hours + 1) * TICKS_PER_HOUR
-    log_path = np.vstack([np.zeros(companies), np.cumsum(returns[:ticks], axis=0)])
+    log_path = np.zeros((ticks + 1, companies))
+    kept = 1.0 - spec.reversion / TICKS_PER_HOUR
+    for tick in range(ticks):
+        log_path[tick + 1] = kept * log_path[tick] + returns[tick]
     prices = np.maximum(spec.initial_price * np.exp(log_path), MIN_PRICE_SHARE * spec.initial_price)
     return MarketPath(spec, np.round(prices, 4), headlines, tuple(names))
 
