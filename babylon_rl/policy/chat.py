@@ -1,11 +1,14 @@
 """The contract of a policy: chat messages in, an answer with its tokens and their log-probabilities out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 Message = dict[str, str]
 """One chat message: ``role`` and ``content``."""
+
+TokenSink = Callable[[int, int, float], None]
+"""Called with (index of the request, token id, log-probability) as tokens are sampled, from the sampling thread."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,10 @@ class ChatRequest:
     max_tokens: int = 12
     seed: int | None = None
     """Fixes the sampled tokens whatever else is in the batch (up to floating-point ties)."""
+    top_p: float = 1.0
+    """Share of the probability, most likely tokens first, that is sampled from."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer; they are not part of it."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +33,10 @@ class ChatAnswer:
 
     content: str
     finish_reason: str
-    """``stop`` when the model ended its turn, ``length`` when it was cut."""
+    """``stop`` when the model ended its turn or wrote a stop text, ``length`` when it was cut."""
     prompt_token_ids: list[int] = field(repr=False)
     token_ids: list[int] = field(repr=False)
-    """Sampled tokens, including the end-of-turn token when ``finish_reason`` is ``stop``."""
+    """Sampled tokens, including the end-of-turn token (or those of the stop text)."""
     logprobs: list[float] = field(repr=False)
     """Natural logarithm of each sampled token's probability; same length as ``token_ids``."""
     policy_version: str

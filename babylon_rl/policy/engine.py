@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from babylon_rl.policy.chat import ChatAnswer, ChatRequest
+from babylon_rl.policy.chat import ChatAnswer, ChatRequest, TokenSink
 from babylon_rl.policy.checkpoints import load_checkpoint
 from babylon_rl.policy.errors import PromptTooLongError
 
@@ -67,16 +67,24 @@ class EmbeddedEngine:
         """Tokens that prompt and answer may have together."""
         return self.model.config.max_position_embeddings
 
-    async def complete(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
-        """Answer every request in order; sampling runs in a worker thread."""
-        return await asyncio.to_thread(self.sample, requests)
+    async def complete(
+        self, requests: Sequence[ChatRequest], on_token: TokenSink | None = None
+    ) -> list[ChatAnswer]:
+        """Answer every request in order; sampling runs in a worker thread, which also calls ``on_token``."""
+        return await asyncio.to_thread(self.sample, requests, on_token)
 
-    def sample(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+    def sample(
+        self, requests: Sequence[ChatRequest], on_token: TokenSink | None = None
+    ) -> list[ChatAnswer]:
         """Answer every request in order, ``MAX_BATCH`` at a time."""
         answers: list[ChatAnswer] = []
         for start in range(0, len(requests), MAX_BATCH):
-            answers += self._sample_batch(requests[start : start + MAX_BATCH])
+            answers += self._sample_batch(requests[start : start + MAX_BATCH], start, on_token)
         return answers
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """What the tokens say; a character whose bytes are not all there yet ends it as U+FFFD."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
     def encode(self, request: ChatRequest) -> list[int]:
         """Token ids of the prompt, with the header of the assistant's turn.
@@ -92,19 +100,26 @@ class EmbeddedEngine:
             raise PromptTooLongError(len(ids), request.max_tokens, self.context_length)
         return ids
 
-    def _sample_batch(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+    def _sample_batch(
+        self, requests: Sequence[ChatRequest], start: int, on_token: TokenSink | None
+    ) -> list[ChatAnswer]:
         prompts = [self.encode(request) for request in requests]
-        token_ids, logprobs = _generate(self.model, self.tokenizer, prompts, requests)
+        sink = None if on_token is None else lambda row, *token: on_token(start + row, *token)
+        token_ids, logprobs = self._generate(prompts, requests, sink)
         return [
-            self._answer(prompt, tokens, values)
-            for prompt, tokens, values in zip(prompts, token_ids, logprobs, strict=True)
+            self._answer(request, prompt, tokens, values)
+            for request, prompt, tokens, values in zip(requests, prompts, token_ids, logprobs, strict=True)
         ]
 
-    def _answer(self, prompt: list[int], tokens: list[int], logprobs: list[float]) -> ChatAnswer:
+    def _answer(
+        self, request: ChatRequest, prompt: list[int], tokens: list[int], logprobs: list[float]
+    ) -> ChatAnswer:
         stopped = bool(tokens) and tokens[-1] == self.tokenizer.eos_token_id
-        text = self.tokenizer.decode(tokens[:-1] if stopped else tokens, skip_special_tokens=False)
+        text = self.text(tokens[:-1] if stopped else tokens)
+        if (end := first_stop(text, request.stop)) is not None:
+            text, stopped = text[:end], True
         return ChatAnswer(
-            content=str(text),
+            content=text,
             finish_reason="stop" if stopped else "length",
             prompt_token_ids=prompt,
             token_ids=tokens,
@@ -115,55 +130,75 @@ class EmbeddedEngine:
             chat_template_hash=self.chat_template_hash,
         )
 
+    def _generate(
+        self, prompts: list[list[int]], requests: Sequence[ChatRequest], on_token: TokenSink | None
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Sample until every sequence has ended or reached its own limit."""
+        import torch
+        from transformers import DynamicCache
 
-def _generate(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: list[list[int]],
-    requests: Sequence[ChatRequest],
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Sample until every sequence has ended or reached its own limit."""
+        device, eos = self.model.device, self.tokenizer.eos_token_id
+        batch, longest = len(prompts), max(map(len, prompts))
+        steps = max(request.max_tokens for request in requests)
+        ids = torch.full((batch, longest), cast(int, self.tokenizer.pad_token_id), dtype=torch.long)
+        mask = torch.zeros((batch, longest + steps), dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        positions = (mask[:, :longest].cumsum(1) - 1).clamp(min=0)
+        uniforms = torch.from_numpy(np.stack([_stream(request, steps) for request in requests])).to(device)
+        temperature = torch.tensor([request.temperature for request in requests], device=device)
+        top_p = _top_p(requests, device)
+        token_ids: list[list[int]] = [[] for _ in prompts]
+        logprobs: list[list[float]] = [[] for _ in prompts]
+        alive = set(range(batch))
+        cache = DynamicCache(config=self.model.config)
+        with torch.inference_mode():
+            for step in range(steps):
+                output = self.model(
+                    input_ids=ids,
+                    attention_mask=mask[:, : longest + step],
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                chosen, values = _choose(output.logits[:, -1].float(), temperature, top_p, uniforms[:, step])
+                tokens, log_probabilities = chosen.tolist(), values.tolist()
+                for row in list(alive):
+                    token_ids[row].append(tokens[row])
+                    logprobs[row].append(log_probabilities[row])
+                    if on_token is not None:
+                        on_token(row, tokens[row], log_probabilities[row])
+                    if (
+                        tokens[row] == eos
+                        or len(token_ids[row]) == requests[row].max_tokens
+                        or self._wrote_stop(token_ids[row], requests[row].stop)
+                    ):
+                        alive.discard(row)
+                if not alive:
+                    break
+                ids, positions = chosen[:, None], positions[:, -1:] + 1
+        return token_ids, logprobs
+
+    def _wrote_stop(self, tokens: list[int], stop: tuple[str, ...]) -> bool:
+        return bool(stop) and first_stop(self.text(tokens), stop) is not None
+
+
+def first_stop(text: str, stop: tuple[str, ...]) -> int | None:
+    """Where the first of the stop texts begins; None if none occurs."""
+    found = [position for one in stop if (position := text.find(one)) >= 0]
+    return min(found) if found else None
+
+
+def _top_p(requests: Sequence[ChatRequest], device: "torch.device") -> "torch.Tensor | None":
+    """Shape ``(batch, 1)``; None where every request samples from the whole distribution."""
     import torch
-    from transformers import DynamicCache
 
-    device = model.device
-    batch, longest = len(prompts), max(map(len, prompts))
-    steps = max(request.max_tokens for request in requests)
-    ids = torch.full((batch, longest), cast(int, tokenizer.pad_token_id), dtype=torch.long)
-    mask = torch.zeros((batch, longest + steps), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
-    positions = (mask[:, :longest].cumsum(1) - 1).clamp(min=0)
-    uniforms = torch.from_numpy(np.stack([_stream(request, steps) for request in requests])).to(device)
-    temperature = torch.tensor([request.temperature for request in requests], device=device)
-    limits = [request.max_tokens for request in requests]
-    token_ids: list[list[int]] = [[] for _ in prompts]
-    logprobs: list[list[float]] = [[] for _ in prompts]
-    alive = set(range(batch))
-    cache = DynamicCache(config=model.config)
-    with torch.inference_mode():
-        for step in range(steps):
-            output = model(
-                input_ids=ids,
-                attention_mask=mask[:, : longest + step],
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            chosen, values = _choose(output.logits[:, -1].float(), temperature, uniforms[:, step])
-            for row in list(alive):
-                token = int(chosen[row])
-                token_ids[row].append(token)
-                logprobs[row].append(float(values[row]))
-                if token == tokenizer.eos_token_id or len(token_ids[row]) == limits[row]:
-                    alive.discard(row)
-            if not alive:
-                break
-            ids, positions = chosen[:, None], positions[:, -1:] + 1
-    return token_ids, logprobs
+    if all(request.top_p >= 1.0 for request in requests):
+        return None
+    return torch.tensor([[request.top_p] for request in requests], device=device)
 
 
 def _stream(request: ChatRequest, steps: int) -> np.ndarray:
@@ -173,7 +208,10 @@ def _stream(request: ChatRequest, steps: int) -> np.ndarray:
 
 
 def _choose(
-    logits: "torch.Tensor", temperature: "torch.Tensor", uniform: "torch.Tensor"
+    logits: "torch.Tensor",
+    temperature: "torch.Tensor",
+    top_p: "torch.Tensor | None",
+    uniform: "torch.Tensor",
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """Inverse-transform sampling; returns chosen ids and their log-probabilities, each of shape
     ``(batch,)``.
@@ -182,9 +220,21 @@ def _choose(
 
     greedy = temperature < COLDEST
     scaled = logits / torch.where(greedy, torch.ones_like(temperature), temperature)[:, None]
+    if top_p is not None:
+        scaled = _keep_nucleus(scaled, top_p)
     log_probabilities = torch.log_softmax(scaled, dim=-1)
     cumulative = log_probabilities.double().exp().cumsum(-1)
     threshold = uniform[:, None] * cumulative[:, -1:]
     sampled = (cumulative <= threshold).sum(-1).clamp(max=logits.shape[-1] - 1)
     chosen = torch.where(greedy, logits.argmax(-1), sampled)
     return chosen, log_probabilities.gather(1, chosen[:, None])[:, 0]
+
+
+def _keep_nucleus(logits: "torch.Tensor", top_p: "torch.Tensor") -> "torch.Tensor":
+    """Logits without the tokens beyond the first ``top_p`` of the probability; the likeliest stays."""
+    import torch
+
+    ordered, order = logits.sort(dim=-1, descending=True)
+    probabilities = ordered.softmax(-1)
+    beyond = probabilities.cumsum(-1) - probabilities >= top_p
+    return logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), float("-inf"))

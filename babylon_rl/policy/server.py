@@ -8,7 +8,6 @@ with their log-probabilities, which is what training needs. The policy can be sw
 request.
 """
 
-import asyncio
 import errno
 import hmac
 import secrets
@@ -24,6 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from babylon_rl.errors import BabylonError
+from babylon_rl.policy.batcher import Batcher
 from babylon_rl.policy.chat import ChatAnswer, ChatRequest, Policy
 from babylon_rl.policy.errors import PolicyError, PortInUseError
 
@@ -57,49 +57,9 @@ class ChatCompletionBody(BaseModel):
         return ChatRequest(messages, self.temperature, limit, self.seed)
 
 
-_Waiting = tuple[ChatRequest, asyncio.Future[ChatAnswer]]
-
-
-class _Batcher:
-    """Collects concurrent requests and samples them together, one batch at a time."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self._waiting: list[_Waiting] = []
-        self._worker: asyncio.Task[None] | None = None
-
-    async def ask(self, request: ChatRequest) -> ChatAnswer:
-        future: asyncio.Future[ChatAnswer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._drain())
-        return await future
-
-    async def _drain(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            await self._answer(batch)
-
-    async def _answer(self, batch: "list[_Waiting]") -> None:
-        try:
-            answers = await self.policy.complete([request for request, _ in batch])
-        except Exception as error:
-            if isinstance(error, PolicyError) and len(batch) > 1:
-                for one in batch:  # the request at fault must not fail its neighbours
-                    await self._answer([one])
-                return
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-        else:
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
-
-
 def chat_app(policy: Policy, api_key: str | None = None) -> Starlette:
     """An ASGI application that serves ``policy``; ``app.state.batcher.policy`` may be replaced."""
-    batcher = _Batcher(policy)
+    batcher = Batcher(policy)
 
     async def complete(request: Request) -> JSONResponse:
         if not _authorised(request, api_key):
