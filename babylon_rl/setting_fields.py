@@ -209,9 +209,7 @@ class DeploymentFields(BaseSettings):
         "latest", description="Version to serve: v1.2.3, or latest for the deployed."
     )
     rl_fallback_to_base: bool = Field(
-        True,
-        description="Answer with the base model where the trained one fails. No effect yet.",
-        json_schema_extra=_WITH_ROLLOUT,
+        True, description="Answer with the base model where the trained one fails."
     )
     rl_rollout_percentage: float = Field(
         100.0,

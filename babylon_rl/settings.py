@@ -31,6 +31,7 @@ from pydantic_settings import (
 from babylon_rl.errors import BabylonError
 from babylon_rl.judge_fields import JudgeFields
 from babylon_rl.seed_fields import SeedFields
+from babylon_rl.serving_fields import ServingFields
 from babylon_rl.setting_fields import (
     BASE_MODELS,
     DeploymentFields,
@@ -48,6 +49,7 @@ GROUPS: tuple[type[BaseSettings], ...] = (
     JudgeFields,
     TrainingFields,
     DeploymentFields,
+    ServingFields,
     TrackingFields,
     SeedFields,
 )
@@ -65,6 +67,7 @@ class Settings(
     JudgeFields,
     TrainingFields,
     DeploymentFields,
+    ServingFields,
     TrackingFields,
     SeedFields,
 ):

@@ -8,7 +8,7 @@ Message = dict[str, str]
 """One chat message: ``role`` and ``content``."""
 
 TokenSink = Callable[[int, int, float], None]
-"""Called with (index of the request, token id, log-probability) as tokens are sampled, from the sampling thread."""
+"""Called with (index of the request, token id, log-probability) from the thread that samples."""
 
 
 @dataclass(frozen=True)
