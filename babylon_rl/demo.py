@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -36,7 +37,7 @@ from babylon_rl.windows import windows_of_day
 
 _DAY = """
 SELECT count(*) FILTER (WHERE group_status = 'scored') AS windows, sum(episodes) AS episodes,
-       avg(reward_mean) AS reward, avg(pnl_mean) AS pnl
+       avg(reward_mean) AS reward
   FROM rl.window_state WHERE window_id = ANY($1::text[])
 """
 _TRAINED = "SELECT version FROM rl.trained_days WHERE day = $1 AND version IS NOT NULL"
@@ -50,7 +51,6 @@ class DayRow:
     windows: int
     episodes: int
     reward: float
-    pnl: float
     version: str | None
     benchmark: BenchmarkRecord | None
 
@@ -166,7 +166,7 @@ async def _report(settings: Settings, calendar: list[date]) -> tuple[list[DayRow
             version = await db.rl.fetchval(_TRAINED, day)
             benchmark = await latest_benchmark(db.rl, version) if version else None
             assert facts is not None  # an aggregate without GROUP BY has one row
-            numbers = (facts["windows"], facts["episodes"] or 0, facts["reward"] or 0.0, facts["pnl"] or 0.0)
+            numbers = (facts["windows"], facts["episodes"] or 0, facts["reward"] or 0.0)
             rows.append(DayRow(day, *numbers, version, benchmark))
         active = await registry.active(db.rl)
         return rows, await open_vault(db, active.version) if active else None
@@ -195,17 +195,19 @@ async def _ask_over_http(settings: Settings, out: Console) -> None:
 
 
 def _print_days(out: Console, rows: list[DayRow]) -> None:
-    table = Table(title="Held-out returns are per hour on start equity, with the gate's interval")
-    columns = ("day", "windows", "episodes", "reward", "P&L $", "base", "candidate", "against", "difference")
-    for name in (*columns, "verdict", "version"):
-        table.add_column(name, justify="left" if name in ("day", "verdict", "version") else "right")
+    table = _table(
+        "Held-out return per hour on start equity; the interval is the gate's, against the incumbent"
+    )
+    for name in ("day", "windows", "episodes", "reward", "base", "candidate", "candidate - incumbent"):
+        table.add_column(name, justify="left" if name == "day" else "right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("version", no_wrap=True)
     for row in rows:
         table.add_row(
             str(row.day),
             str(row.windows),
             str(row.episodes),
             f"{row.reward:+.4f}",
-            f"{row.pnl:+.2f}",
             *_benchmark_cells(row.benchmark),
             row.version or "-",
         )
@@ -214,23 +216,26 @@ def _print_days(out: Console, rows: list[DayRow]) -> None:
 
 def _benchmark_cells(benchmark: BenchmarkRecord | None) -> tuple[str, ...]:
     if benchmark is None:
-        return ("-",) * 5
+        return ("-",) * 4
     standings = benchmark.metrics["standings"]
     difference = benchmark.metrics["verdict"]["difference"]
     return (
         f"{standings['v0.0.0']['return_mean']:+.4f}",
         f"{standings[benchmark.version]['return_mean']:+.4f}",
-        benchmark.incumbent or "-",
-        f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]",
+        f"[{difference['low']:+.4f}, {difference['high']:+.4f}] {benchmark.incumbent}",
         str(benchmark.verdict),
     )
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
 
 
 def _print_vault(out: Console, vault: VaultResult | None) -> None:
     if vault is None:
         out.print("\nNo candidate was promoted: the gate saw no improvement that chance could not explain.")
         return
-    table = Table(title=f"Vault: {vault.gain.n} markets, two regimes of which nothing was tuned on")
+    table = _table(f"Vault: {vault.gain.n} markets, two regimes of which nothing was tuned on")
     for name in ("player", "return", "win rate", "invalid", "worst hour"):
         table.add_column(name, justify="left" if name == "player" else "right")
     for name, summary in vault.standings.items():

@@ -1,6 +1,7 @@
 """`babylon simulate` and `babylon demo`."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,7 @@ DEMO_DAYS = 10
 AGENTS = 8
 SEED = 7
 
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 Days = Annotated[int, typer.Option(min=1, max=3650, help="How many days of the game.")]
 Agents = Annotated[int, typer.Option(min=2, max=200, help="Agents that the policy plays.")]
