@@ -14,6 +14,7 @@ from babylon_rl.scoring.groups import SCORED, Member, ScoredGroup, leave_one_out
 from babylon_rl.simulation.market import MarketSpec, generate_market
 from babylon_rl.simulation.play import Episode, play_policy
 from babylon_rl.simulation.trader import BANKROLL
+from babylon_rl.training.conversion import TrainableCall, TrainableEpisode
 
 DAY = "2026-10-01"
 
@@ -99,6 +100,30 @@ def _member(window_id: str, agent: str, episode: Episode, reward: float, advanta
         losses=episode.orders - episode.wins,
         unpriced_orders=0,
     )
+
+
+def trainable(groups: Sequence[ScoredGroup]) -> list[TrainableEpisode]:
+    """The members as the training takes them, calls cut by the token limit left out."""
+    return [
+        TrainableEpisode(
+            window_id=group.window_id,
+            agent_id=member.agent_id,
+            advantage=member.advantage,
+            calls=[
+                TrainableCall(
+                    messages=call.chat_messages(),
+                    content=call.response,
+                    token_ids=call.token_ids or [],
+                    logprobs=call.logprobs or [],
+                    finish_reason=call.finish_reason or "stop",
+                )
+                for call in member.calls
+                if call.finish_reason == "stop"
+            ],
+        )
+        for group in groups
+        for member in group.members
+    ]
 
 
 async def store_groups(rl: asyncpg.Connection, store: ArtifactStore, groups: Sequence[ScoredGroup]) -> None:

@@ -57,18 +57,17 @@ def refused(checkpoint: Path) -> str:
 
 def test_round_trip(base_checkpoint: Path, base_engine: EmbeddedEngine, tmp_path: Path) -> None:
     model, tokenizer = load_checkpoint(base_checkpoint)
-    manifest = save_checkpoint(
-        tmp_path / "deep" / "copy", model, tokenizer, {"parent": "v0.0.0", "day": None}
-    )
-    assert manifest["parent"] == "v0.0.0" and read_manifest(tmp_path / "deep" / "copy") == manifest
+    path = tmp_path / "deep" / "copy"
+    manifest = save_checkpoint(path, model, tokenizer, {"parent": "v0.0.0", "day": None})
+    assert manifest["parent"] == "v0.0.0" and read_manifest(path) == manifest
     original = read_manifest(base_checkpoint)["files"]
     for name in (WEIGHTS, "config.json", "tokenizer.json", "chat_template.jinja"):
         assert manifest["files"][name] == original[name], "the same weights, the same bytes"
     # tokenizer_config.json notes that it came from a folder, but not from which one.
     elsewhere = shutil.copytree(base_checkpoint, tmp_path / "elsewhere")
     assert save_checkpoint(tmp_path / "c", *load_checkpoint(elsewhere), {})["files"] == manifest["files"]
-    assert verify_checkpoint(tmp_path / "deep" / "copy") == manifest
-    again = EmbeddedEngine.load(tmp_path / "deep" / "copy", "v0.0.1")
+    assert verify_checkpoint(path) == manifest
+    again = EmbeddedEngine.load(path, "v0.0.1")
     request = ChatRequest([{"role": "user", "content": "AURUM crash"}], seed=4)
     [one], [other] = base_engine.sample([request]), again.sample([request])
     assert (one.token_ids, one.logprobs) == (other.token_ids, other.logprobs)
@@ -180,7 +179,7 @@ def test_what_the_manifest_does_not_vouch_for_is_refused(
     assert reason in refused(checkpoint)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.pt", "training_args.pth", "state.pickle"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.pt", "state.pickle"])
 def test_no_pickle_is_read_even_when_the_manifest_lists_it(
     checkpoint: Path, tmp_path: Path, name: str
 ) -> None:

@@ -22,7 +22,7 @@ from babylon_rl.policy.server import MAX_BODY_BYTES, PolicyServer, listen
 from babylon_rl.simulation.trader import build_messages
 
 MESSAGES: Any = build_messages([("AURUM", "surge"), ("BOREAL", "quiet")], 1000, 0)
-BODY = {"model": "any", "messages": MESSAGES, "max_tokens": 4}
+BODY: dict[str, Any] = {"model": "any", "messages": MESSAGES, "max_tokens": 4}
 
 
 class Watched:
@@ -65,7 +65,7 @@ def client_of(server: PolicyServer, **options: Any) -> openai.OpenAI:
     return openai.OpenAI(base_url=server.base_url, api_key=server.api_key, max_retries=0, **options)
 
 
-def post(server: PolicyServer, content: bytes | None = None, **json: Any) -> httpx.Response:
+def post(server: PolicyServer, content: Any = None, **json: Any) -> httpx.Response:
     headers = {"authorization": f"Bearer {server.api_key}"}
     sent: dict[str, Any] = {"content": content} if content is not None else {"json": json}
     return httpx.post(f"{server.base_url}/chat/completions", headers=headers, timeout=30, **sent)
@@ -190,7 +190,7 @@ def test_a_bad_request_does_not_fail_its_neighbours(base_engine: EmbeddedEngine)
         first = pool.submit(post, server, **BODY)
         assert watched.entered.wait(10)
         good = [pool.submit(post, server, **BODY, seed=seed) for seed in range(5)]
-        bad = pool.submit(post, server, **(BODY | {"max_tokens": 9999}))
+        bad = pool.submit(lambda: post(server, **(BODY | {"max_tokens": 9999})))
         wait_for(lambda: waiting(server) == 6)
         watched.gate.set()
         assert [future.result().status_code for future in (first, *good)] == [200] * 6

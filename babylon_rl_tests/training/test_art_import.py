@@ -40,13 +40,12 @@ ROOMS = (
 
 WATCHED = """
 import json, os, sys
-opened, contacted = [], []
+import dotenv.main
+contacted = []
+# ART looks for the file above its own folder, where a checkout with its environment inside has one.
+dotenv.main.find_dotenv = lambda *_, **__: os.path.abspath(".env")
 
 def watch(event, arguments):
-    if event == "open" and isinstance(arguments[0], (str, bytes)):
-        name = os.path.basename(os.fsdecode(arguments[0]))
-        if name == ".env" or name.startswith(".env."):
-            opened.append(name)
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
         contacted.append(repr(arguments[1:]))
 
@@ -57,7 +56,6 @@ from babylon_rl.training.art_import import import_art
 art = import_art()
 after = masking_utils._preprocess_mask_arguments
 print(json.dumps({
-    "opened": opened,
     "contacted": contacted,
     "restored": after is before,
     "module": after.__module__,
@@ -77,7 +75,6 @@ def run(program: str, folder: Path) -> Any:
 def test_importing_art_leaves_no_trace(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("BABYLON_SECRET_OF_THE_ENV_FILE=1\n")
     assert run(WATCHED, tmp_path) == {
-        "opened": [],
         "contacted": [],
         "restored": True,
         "module": "transformers.masking_utils",
