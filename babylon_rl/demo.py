@@ -195,16 +195,22 @@ async def _ask_over_http(settings: Settings, out: Console) -> None:
 
 
 def _print_days(out: Console, rows: list[DayRow]) -> None:
-    table = _table(
-        "Held-out return per hour on start equity; the interval is the gate's, against the incumbent"
-    )
-    for name in ("day", "windows", "episodes", "reward", "base", "candidate", "candidate - incumbent"):
-        table.add_column(name, justify="left" if name == "day" else "right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("version", no_wrap=True)
+    table = _table("Held-out return per hour on start equity, with the gate's interval")
+    for name in (
+        "day",
+        "hours",
+        "epis.",
+        "reward",
+        "base",
+        "cand.",
+        "cand. - incumbent",
+        "verdict",
+        "version",
+    ):
+        table.add_column(name, justify="left" if name in ("day", "verdict") else "right", no_wrap=True)
     for row in rows:
         table.add_row(
-            str(row.day),
+            f"{row.day:%m-%d}",
             str(row.windows),
             str(row.episodes),
             f"{row.reward:+.4f}",
@@ -222,13 +228,13 @@ def _benchmark_cells(benchmark: BenchmarkRecord | None) -> tuple[str, ...]:
     return (
         f"{standings['v0.0.0']['return_mean']:+.4f}",
         f"{standings[benchmark.version]['return_mean']:+.4f}",
-        f"[{difference['low']:+.4f}, {difference['high']:+.4f}] {benchmark.incumbent}",
+        f"[{difference['low']:+.4f}, {difference['high']:+.4f}]",
         str(benchmark.verdict),
     )
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def _print_vault(out: Console, vault: VaultResult | None) -> None:
