@@ -15,7 +15,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -203,7 +202,7 @@ def _print_days(out: Console, rows: list[DayRow]) -> None:
         "reward",
         "base",
         "cand.",
-        "cand. - incumbent",
+        "vs incumbent",
         "verdict",
         "version",
     ):
@@ -234,7 +233,7 @@ def _benchmark_cells(benchmark: BenchmarkRecord | None) -> tuple[str, ...]:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    return Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def _print_vault(out: Console, vault: VaultResult | None) -> None:
