@@ -93,6 +93,7 @@ def run_demo(settings: Settings, *, days: int, agents: int, seed: int, out: Cons
     _print_days(out, rows)
     _print_vault(out, vault)
     if vault is not None:
+        _print_criteria(out, next(row.benchmark for row in rows if row.version == vault.version))
         asyncio.run(_ask_over_http(settings, out))
     out.print(
         f"\n{time.monotonic() - started:.0f} s, {time.process_time() - cpu:.0f} CPU seconds in this process. "
@@ -230,6 +231,15 @@ def _benchmark_cells(benchmark: BenchmarkRecord | None) -> tuple[str, ...]:
         f"[{difference['low']:+.4f}, {difference['high']:+.4f}]",
         str(benchmark.verdict),
     )
+
+
+def _print_criteria(out: Console, benchmark: BenchmarkRecord | None) -> None:
+    """Seed 002's success criteria, as the gate's markets answer them for the deployed version."""
+    if benchmark is None:
+        return
+    out.print(f"\nSuccess criteria of {benchmark.version} against the base model:")
+    for criterion in benchmark.metrics["criteria"]:
+        out.print(f"  {criterion['status']:<14} {criterion['name']}: {criterion['figure']}")
 
 
 def _table(title: str) -> Table:
