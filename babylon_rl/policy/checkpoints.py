@@ -1,47 +1,73 @@
 """Checkpoints on disk: a directory of safetensors, configuration, tokenizer and a manifest that vouches for
 them.
 
-    model.safetensors  config.json  tokenizer.json  tokenizer_config.json  manifest.json
+    model.safetensors  config.json  tokenizer.json  tokenizer_config.json  manifest.json      a whole model
+    adapter_model.safetensors  adapter_config.json  manifest.json      a LoRA adapter (see `policy.adapters`)
 
 The manifest lists the SHA-256 of every other file. Nothing is loaded before all of them match, no pickle is
 ever read, no remote code is run, and only architectures on the allow-list are built.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babylon_rl.policy.errors import CheckpointError
+from babylon_rl.policy.errors import CheckpointError, CheckpointStorageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MANIFEST = "manifest.json"
+ADAPTER_CONFIG = "adapter_config.json"
 ALLOWED_ARCHITECTURES = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+Write = Callable[[Path], None]
+"""Writes a checkpoint's files into an empty folder."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def save_checkpoint(
     path: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Write a whole model; see `write_checkpoint`."""
+    return write_checkpoint(path, lambda folder: write_model(folder, model, tokenizer), manifest)
+
+
+def write_model(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Write a whole model's files."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def write_checkpoint(path: Path, write: Write, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Write a checkpoint atomically and return its manifest with the hashes of its files.
 
     The directory appears under its name only when everything is on disk. An existing checkpoint with the same
     files is left as it is; one with different files is an error, because checkpoints are immutable.
-    """
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
+    Raises:
+        CheckpointError: there is another checkpoint of this name.
+        CheckpointStorageError: the disk is full or does not take it; nothing is left behind.
+    """
     try:
-        model.save_pretrained(scratch, safe_serialization=True)
-        tokenizer.save_pretrained(scratch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
+    except OSError as problem:
+        raise CheckpointStorageError(path, problem.strerror or str(problem)) from problem
+    try:
+        write(scratch)
         files = {file.name: _sha256(file) for file in sorted(scratch.iterdir())}
         complete = {**manifest, "files": files}
         (scratch / MANIFEST).write_text(json.dumps(complete, indent=2, sort_keys=True) + "\n")
@@ -54,8 +80,20 @@ def save_checkpoint(
         os.replace(scratch, path)
         _flush(path.parent)
         return complete
+    except Exception as problem:
+        if (reason := _storage_problem(problem)) is None:
+            raise
+        raise CheckpointStorageError(path, reason) from problem
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _storage_problem(problem: Exception) -> str | None:
+    """What the disk said; safetensors has an error class of its own that only quotes it."""
+    if isinstance(problem, OSError):
+        return problem.strerror or str(problem)
+    quoted = next((code for code in _FULL if f"os error {code}" in str(problem)), None)
+    return os.strerror(quoted) if quoted is not None else None
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -78,7 +116,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def verify_checkpoint(path: Path) -> dict[str, Any]:
-    """Check every file against the manifest, and the architecture against the allow-list; returns the
+    """Check every file against the manifest, and what they describe against the allow-lists; returns the
     manifest.
 
     Raises:
@@ -96,8 +134,18 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
             raise CheckpointError(path, f"{name} is missing")
         if _sha256(path / name) != expected:
             raise CheckpointError(path, f"{name} does not match its checksum")
-    _check_architecture(path)
+    if is_adapter(path):
+        from babylon_rl.policy.adapters import read_config
+
+        read_config(path)
+    else:
+        _check_architecture(path)
     return manifest
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether the directory holds a LoRA adapter and not a whole model."""
+    return (path / ADAPTER_CONFIG).is_file()
 
 
 def _check_architecture(path: Path) -> None:
@@ -118,10 +166,16 @@ def _check_architecture(path: Path) -> None:
 def load_checkpoint(path: Path) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Verify and load a checkpoint; the model is in evaluation mode, on the GPU if there is one.
 
+    An adapter is merged into the model that it was trained on.
+
     Raises:
         CheckpointError: see ``verify_checkpoint``; also when tensors do not fit the configuration.
     """
     verify_checkpoint(path)
+    if is_adapter(path):
+        from babylon_rl.policy.adapters import load_merged
+
+        return load_merged(path)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

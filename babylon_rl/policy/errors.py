@@ -30,6 +30,21 @@ class CheckpointError(PolicyError):
         )
 
 
+class AdapterMismatchError(CheckpointError):
+    """An adapter does not belong to the model, or does not have the shape, that it is to be used with."""
+
+
+class CheckpointStorageError(PolicyError):
+    """A checkpoint could not be written; what was there before is unchanged."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"The checkpoint {path} could not be written: {reason}",
+            "Nothing was published and nothing half-written is left. Free some space there (the folder must "
+            "be writable), then run the training again.",
+        )
+
+
 class PortInUseError(PolicyError):
     """Another program listens on the port that a server was to use."""
 

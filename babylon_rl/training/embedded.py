@@ -1,57 +1,43 @@
-"""The embedded backend: ART's own tokenisation, packing and loss around a small model on the CPU or one GPU.
-
-The gradient is PPO's: several epochs of clipped updates on one day of episodes, with the recorded log-
-probabilities as the old policy. ART rescales advantages to a mean magnitude of one, so the learning rate
-alone sets the step size.
-"""
+"""The embedded backend: an ART backend around a small model in this process, on the CPU or one GPU."""
 
 import asyncio
-import random
+import shutil
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from babylon_rl.policy.checkpoints import load_checkpoint, save_checkpoint
+from babylon_rl.policy.checkpoints import load_checkpoint, write_checkpoint
 from babylon_rl.policy.engine import EmbeddedEngine
 from babylon_rl.policy.server import PolicyServer
 from babylon_rl.training.art_import import import_art
-from babylon_rl.training.errors import EmptyBatchError
+from babylon_rl.training.errors import UnknownTrainingArgumentError
+from babylon_rl.training.gradient import Progress, _pack, optimise
+from babylon_rl.training.networks import Network, open_network
+from babylon_rl.training.optimizer_state import OptimizerState
+from babylon_rl.training.recipe import EmbeddedTrainConfig
+from babylon_rl.training.supervised import fine_tune
 
 if TYPE_CHECKING:
     import art
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Receives optimiser steps done, their total, and the metrics of the last one."""
-
-
-@dataclass(frozen=True)
-class EmbeddedTrainConfig:
-    """How the embedded backend trains one unit; part of the unit's identity."""
-
-    learning_rate: float = 1e-3
-    epochs: int = 4
-    minibatches: int = 4
-    epsilon: float = 0.2
-    """PPO clips the importance ratio to ``1 ± epsilon``."""
-    max_grad_norm: float = 1.0
-    seed: int = 0
+__all__ = ["EmbeddedBackend", "EmbeddedTrainConfig", "Progress", "_pack", "optimise"]
 
 
 class EmbeddedBackend:
-    """An ``art.backend.Backend`` that trains whole tiny models in this process.
+    """An ``art.backend.Backend`` that trains tiny models, whole or by LoRA, in this process.
 
     Args:
         root: folder for ART's own files.
         checkpoint: directory of the checkpoint that training starts from.
         step: ART's step number of that checkpoint: its depth in the lineage.
+        reference: directory of the checkpoint that the KL penalty measures from; the one that a training
+            starts from by default.
     """
 
-    def __init__(self, root: Path, checkpoint: Path, step: int) -> None:
-        self.root, self.checkpoint, self.step = root, checkpoint, step
+    def __init__(self, root: Path, checkpoint: Path, step: int, reference: Path | None = None) -> None:
+        self.root, self.checkpoint, self.step, self.reference = root, checkpoint, step, reference
         self._server: PolicyServer | None = None
 
     async def register(self, model: "art.TrainableModel") -> None:
@@ -72,44 +58,109 @@ class EmbeddedBackend:
         return self.step
 
     async def _delete_checkpoint_files(self, model: "art.TrainableModel", steps_to_keep: list[int]) -> None:
-        """Checkpoints belong to the registry, which archives them; ART deletes none."""
+        """Delete checkpoints in ART's own layout; those of the registry are archived there, never here."""
+        kept = {f"{step:04d}" for step in [*steps_to_keep, self.step]}
+        for folder in self._art_checkpoints(model).glob("[0-9][0-9][0-9][0-9]"):
+            if folder.name not in kept:
+                await asyncio.to_thread(shutil.rmtree, folder)
+
+    def supports_automatic_train_step_metrics(self) -> bool:
+        """ART adds the wall time of each step to what it logs."""
+        return True
 
     async def train(
         self,
         model: "art.TrainableModel",
         trajectory_groups: "Iterable[art.TrajectoryGroup]",
         *,
-        output: Path,
-        config: EmbeddedTrainConfig,
-        manifest: dict[str, Any],
+        output: Path | None = None,
+        config: EmbeddedTrainConfig | None = None,
+        manifest: dict[str, Any] | None = None,
         on_step: Progress | None = None,
+        before_save: Callable[[], None] | None = None,
+        **arguments: Any,
     ) -> "art.types.LocalTrainResult":
         """Train the current checkpoint on the groups, write the result to ``output`` and make it the current
         one.
 
         Args:
+            output: directory of the result; by default where ART's LocalBackend would put it.
             manifest: provenance to be stored with the checkpoint.
+            before_save: called when the weights are trained and nothing is written yet.
+            arguments: fields of ``EmbeddedTrainConfig`` that replace those of ``config``.
 
         Raises:
             EmptyBatchError: no group carries signal, so there is nothing to learn.
+            UnknownTrainingArgumentError: ``arguments`` names no field.
             CheckpointError: the current checkpoint is unusable.
+            CheckpointStorageError: the result cannot be written.
+            TrainingDivergedError: the loss is no finite number.
         """
         import_art()
         from art._backend_training import aggregate_rl_training_metrics
         from art.types import LocalTrainResult
 
+        config = _with_arguments(config or EmbeddedTrainConfig(), arguments)
+        output = output or self._art_checkpoints(model) / f"{self.step + 1:04d}"
         groups, started = list(trajectory_groups), time.monotonic()
-        network, tokenizer = load_checkpoint(self.checkpoint)
-        samples = optimise(network, tokenizer, groups, config, on_step)
-        provenance = {**manifest, "step": self.step + 1, "train_config": asdict(config)}
-        save_checkpoint(output, network, tokenizer, provenance)
-        self.checkpoint, self.step = output, self.step + 1
-        if self._server:
-            self._server.swap(self._engine())
+        network = open_network(self.checkpoint, config)
+        samples = self._optimise(network, groups, config, on_step, output, manifest or {}, before_save)
         metrics = aggregate_rl_training_metrics(
             training_metrics=samples, trajectory_groups=groups, trainer_started=started
         )
         return LocalTrainResult(step=self.step, metrics=metrics, checkpoint_path=str(output))
+
+    def _optimise(
+        self,
+        network: Network,
+        groups: "list[art.TrajectoryGroup]",
+        config: EmbeddedTrainConfig,
+        on_step: Progress | None,
+        output: Path,
+        manifest: dict[str, Any],
+        before_save: Callable[[], None] | None,
+    ) -> list[dict[str, float]]:
+        keeps_state = config.optimizer_state == "continue"
+        state = OptimizerState.load(self.checkpoint) if keeps_state else None
+        reference = load_checkpoint(self.reference)[0] if self.reference and config.kl_penalty else None
+        samples = optimise(
+            network.model, network.tokenizer, groups, config, on_step, reference=reference, state=state
+        )
+        if before_save:
+            before_save()
+
+        def write(folder: Path) -> None:
+            network.write(folder)
+            if state is not None:
+                state.save(folder)
+
+        self._adopt(output, network, write, {**manifest, "train_config": asdict(config)})
+        return samples
+
+    def _adopt(
+        self, output: Path, network: Network, write: Callable[[Path], None], manifest: dict[str, Any]
+    ) -> None:
+        """Write the trained network and make it the current checkpoint, also for those who are served."""
+        write_checkpoint(output, write, {**manifest, **network.provenance, "step": self.step + 1})
+        self.checkpoint, self.step = output, self.step + 1
+        if self._server:
+            self._server.swap(self._engine())
+
+    async def _train_sft(
+        self,
+        model: "art.TrainableModel",
+        trajectories: "Iterable[art.Trajectory]",
+        config: "art.types.TrainSFTConfig",
+        dev_config: Any,
+        verbose: bool = False,
+    ) -> AsyncIterator[dict[str, float]]:
+        """Supervised fine-tuning on the assistant's turns, for ``model.train_sft``; then one step further."""
+        recipe = EmbeddedTrainConfig()
+        network = open_network(self.checkpoint, recipe)
+        for metrics in fine_tune(network, list(trajectories), config, recipe):
+            yield metrics
+        output = self._art_checkpoints(model) / f"{self.step + 1:04d}"
+        self._adopt(output, network, network.write, {"supervised": config.model_dump()})
 
     async def close(self) -> None:
         """Stop serving."""
@@ -120,118 +171,13 @@ class EmbeddedBackend:
     def _engine(self) -> EmbeddedEngine:
         return EmbeddedEngine.load(self.checkpoint, f"step{self.step}")
 
-
-def optimise(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    groups: "list[art.TrajectoryGroup]",
-    config: EmbeddedTrainConfig,
-    on_step: Progress | None = None,
-) -> list[dict[str, float]]:
-    """Update ``model`` in place; returns one dictionary of metrics per optimiser step.
-
-    Equal inputs give bit-identical weights on the CPU: ART's own shuffling is seeded too.
-    """
-    import torch
-
-    with _seeded(config.seed):
-        packed = _pack(tokenizer, groups)
-    rows = packed["tokens"].shape[0]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
-    generator = torch.Generator().manual_seed(config.seed)
-    total, metrics = config.epochs * len(torch.arange(rows).chunk(config.minibatches)), []
-    model.train()
-    for _ in range(config.epochs):
-        for chosen in torch.randperm(rows, generator=generator).chunk(config.minibatches):
-            batch = {
-                name: value[chosen].to(model.device)
-                for name, value in packed.items()
-                if hasattr(value, "dim")
-            }
-            loss = _loss(model, batch, config)
-            optimiser.zero_grad()
-            loss.policy_loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            optimiser.step()
-            metrics.append(
-                {
-                    "loss/train": loss.policy_loss.item(),
-                    "loss/entropy": loss.entropy.item(),
-                    "loss/grad_norm": norm.item(),
-                    "loss/learning_rate": config.learning_rate,
-                    "loss/probs_corr": loss.probs_corr.item(),
-                    "data/step_trainer_tokens": float(batch["assistant_mask"].sum()),
-                    "data/step_num_gradient_steps": float(total),
-                }
-            )
-            if on_step:
-                on_step(len(metrics), total, metrics[-1])
-    model.eval()
-    return metrics
+    def _art_checkpoints(self, model: "art.Model") -> Path:
+        return self.root / model.project / "models" / model.name / "checkpoints"
 
 
-def _pack(tokenizer: "PreTrainedTokenizerBase", groups: "list[art.TrajectoryGroup]") -> dict[str, Any]:
-    """One row per history, right-padded; shapes ``(rows, longest)``. Rows do not share prompts."""
-    from art.preprocessing.pack import packed_tensors_from_tokenized_results
-    from art.preprocessing.tokenize import tokenize_trajectory_groups
-
-    results = list(
-        tokenize_trajectory_groups(
-            tokenizer,
-            groups,
-            allow_training_without_logprobs=False,
-            scale_rewards=False,
-            drop_zero_advantage_trajectories=False,
-        )
-    )
-    # ART subtracts the mean of the members it is given. Ours carry the advantage over their whole group,
-    # which also has members that are not trained.
-    for result in results:
-        result.advantage = result.trajectory.reward
-    results = [result for result in results if result.advantage != 0]
-    if not results:
-        raise EmptyBatchError("No group of this batch has a spread of rewards and recorded log-probabilities")
-    for result in results:
-        result.prompt_length = 0
-    return dict(
-        packed_tensors_from_tokenized_results(
-            results,
-            seq_len=max(len(result.token_ids) for result in results),
-            pad_token_id=cast(int, tokenizer.pad_token_id),
-            truncate_long_results=False,
-            pack_results=False,
-            verbosity=0,
-        )
-    )
-
-
-def _loss(model: "PreTrainedModel", batch: "dict[str, torch.Tensor]", config: EmbeddedTrainConfig) -> Any:
-    """ART's PPO loss; the vocabulary projection runs only where an answer's token is predicted."""
-    import torch
-    from art.loss import loss_fn
-
-    tokens, mask = batch["tokens"], batch["assistant_mask"]
-    hidden = model.model(input_ids=tokens[:, :-1]).last_hidden_state
-    predicted = mask[:, 1:]
-    log_probabilities = torch.log_softmax(model.lm_head(hidden[predicted]).float(), dim=-1)
-    chosen = log_probabilities.gather(1, tokens[:, 1:][predicted][:, None])[:, 0]
-    new_logprobs = torch.zeros(tokens.shape, device=tokens.device)
-    entropies = torch.zeros(tokens.shape, device=tokens.device)
-    new_logprobs[:, :-1][predicted] = chosen
-    entropies[:, 1:][predicted] = -(log_probabilities.exp() * log_probabilities).sum(-1).detach()
-    options: Any = {"ppo": True, "epsilon": config.epsilon}
-    return loss_fn(cast(Any, batch), new_logprobs, None, entropies, options)
-
-
-class _seeded:  # noqa: N801 - reads as a statement
-    """Python's global random state, fixed for ART's shuffling and restored afterwards."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.state = random.getstate()
-        random.seed(self.seed)
-
-    def __exit__(self, *_: object) -> None:
-        random.setstate(self.state)
+def _with_arguments(config: EmbeddedTrainConfig, arguments: dict[str, Any]) -> EmbeddedTrainConfig:
+    known = {field.name for field in fields(EmbeddedTrainConfig)}
+    for name in arguments:
+        if name not in known:
+            raise UnknownTrainingArgumentError(name, known)
+    return replace(config, **arguments)

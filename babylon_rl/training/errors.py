@@ -1,5 +1,8 @@
 """What can go wrong in training, each with what to do about it."""
 
+import difflib
+from collections.abc import Iterable
+
 from babylon_rl.errors import BabylonError
 
 
@@ -31,4 +34,27 @@ class BackendNotAvailableError(TrainingError):
         super().__init__(
             f"The training backend {backend!r} cannot run here{': ' + because if because else ''}",
             "Set TRAINING_BACKEND=embedded (or auto), the backend that trains on this machine's CPU.",
+        )
+
+
+class TrainingDivergedError(TrainingError):
+    """The loss or the gradient became infinite or no number; nothing was saved."""
+
+    def __init__(self, step: int, learning_rate: float) -> None:
+        super().__init__(
+            f"Training diverged at optimiser step {step}: the loss is no finite number",
+            f"Lower LEARNING_RATE (it was {learning_rate:g}), or look for extreme rewards in the batch.",
+        )
+
+
+class UnknownTrainingArgumentError(TrainingError):
+    """A training was given an argument that its backend does not have."""
+
+    def __init__(self, name: str, known: Iterable[str], backend: str = "embedded") -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        super().__init__(
+            f"The {backend} backend has no training argument {name!r}",
+            f"{hint}It has {', '.join(known)}.",
         )

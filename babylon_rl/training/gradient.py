@@ -1,0 +1,249 @@
+"""PPO on one batch: ART's own tokenisation, packing and loss, and an optimiser around them.
+
+Several epochs of clipped updates, with the recorded log-probabilities as the old policy. ART rescales
+advantages to a mean magnitude of one, so the learning rate alone sets the step size.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, cast
+
+from babylon_rl.training.errors import EmptyBatchError, TrainingDivergedError
+from babylon_rl.training.optimizer_state import OptimizerState
+from babylon_rl.training.recipe import EmbeddedTrainConfig
+
+if TYPE_CHECKING:
+    import art
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Receives optimiser steps done, their total, and the metrics of the last one."""
+
+Batch = "dict[str, torch.Tensor]"
+
+REFERENCE_ROWS = 64
+"""Rows per forward pass where no gradient is needed."""
+
+
+def optimise(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    groups: "list[art.TrajectoryGroup]",
+    config: EmbeddedTrainConfig,
+    on_step: Progress | None = None,
+    *,
+    reference: "PreTrainedModel | None" = None,
+    state: OptimizerState | None = None,
+) -> list[dict[str, float]]:
+    """Update ``model`` in place; returns one dictionary of metrics per optimiser step.
+
+    Equal inputs give bit-identical weights on the CPU: ART's own shuffling is seeded too. Only parameters
+    that require a gradient change.
+
+    Args:
+        reference: Weights that the KL penalty measures from; those of ``model`` as given by default.
+        state: Moments to go on with, and where the final ones are left.
+
+    Raises:
+        EmptyBatchError: No group has a spread of rewards and recorded log-probabilities.
+        TrainingDivergedError: The loss is no finite number.
+    """
+    import torch
+
+    with _seeded(config.seed):
+        packed = _pack(tokenizer, groups)
+    rows = packed["tokens"].shape[0]
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    optimiser = torch.optim.AdamW(trained.values(), lr=config.learning_rate, weight_decay=0.0)
+    if state is not None:
+        state.put_into(optimiser, trained)
+    if config.kl_penalty > 0:
+        packed["ref_logprobs"] = _reference_logprobs(reference or model, packed)
+    generator = torch.Generator().manual_seed(config.seed)
+    total, metrics = config.epochs * len(_steps(torch.arange(rows), config)), []
+    model.train()
+    for _ in range(config.epochs):
+        for micro_batches in _steps(torch.randperm(rows, generator=generator), config):
+            rate = _warm_up(optimiser, config, len(metrics) + 1)
+            optimiser.zero_grad()
+            measured = _accumulate(model, packed, micro_batches, config)
+            norm = torch.nn.utils.clip_grad_norm_(trained.values(), config.max_grad_norm)
+            if not math.isfinite(measured["loss/train"]) or not math.isfinite(norm.item()):
+                raise TrainingDivergedError(len(metrics) + 1, config.learning_rate)
+            optimiser.step()
+            metrics.append(
+                {
+                    **measured,
+                    "loss/grad_norm": norm.item(),
+                    "loss/learning_rate": rate,
+                    "data/step_num_gradient_steps": float(total),
+                }
+            )
+            if on_step:
+                on_step(len(metrics), total, metrics[-1])
+    model.eval()
+    if state is not None:
+        state.take_from(optimiser, trained)
+    return metrics
+
+
+def _steps(order: "torch.Tensor", config: EmbeddedTrainConfig) -> "list[tuple[torch.Tensor, ...]]":
+    """The rows of an epoch, in this order: per optimiser step, the rows of each forward pass."""
+    if config.batch_size is None:
+        steps = order.chunk(config.minibatches)
+        return [step.chunk(config.gradient_accumulation_steps) for step in steps]
+    steps = order.split(config.batch_size * config.gradient_accumulation_steps)
+    return [step.split(config.batch_size) for step in steps]
+
+
+def _accumulate(
+    model: "PreTrainedModel",
+    packed: dict[str, Any],
+    micro_batches: "tuple[torch.Tensor, ...]",
+    config: EmbeddedTrainConfig,
+) -> dict[str, float]:
+    """Backward passes of one optimiser step; together they are the gradient of one large batch."""
+    tokens = float(packed["assistant_mask"][_joined(micro_batches)].sum())
+    measured: list[dict[str, float]] = []
+    for chosen in micro_batches:
+        batch = _batch(model, packed, chosen)
+        share = float(batch["assistant_mask"].sum()) / tokens
+        loss = _loss(model, batch, config)
+        policy_loss = loss.policy_loss if len(micro_batches) == 1 else loss.policy_loss * share
+        policy_loss.backward()
+        values = {
+            "loss/train": loss.policy_loss.item(),
+            "loss/entropy": loss.entropy.item(),
+            "loss/probs_corr": loss.probs_corr.item(),
+        }
+        if loss.kl_policy_ref is not None:
+            values["loss/kl_policy_ref"] = loss.kl_policy_ref.item()
+        measured.append({name: value * share for name, value in values.items()})
+    return {
+        **{name: sum(values[name] for values in measured) for name in measured[0]},
+        "data/step_trainer_tokens": tokens,
+    }
+
+
+def _joined(micro_batches: "tuple[torch.Tensor, ...]") -> "torch.Tensor":
+    import torch
+
+    return torch.cat(micro_batches)
+
+
+def _batch(
+    model: "PreTrainedModel", packed: dict[str, Any], chosen: "torch.Tensor"
+) -> "dict[str, torch.Tensor]":
+    return {name: value[chosen].to(model.device) for name, value in packed.items() if hasattr(value, "dim")}
+
+
+def _warm_up(optimiser: "torch.optim.Optimizer", config: EmbeddedTrainConfig, step: int) -> float:
+    """Set and return the learning rate of a step; the first one is 1."""
+    rate = config.learning_rate
+    if config.warmup_steps:
+        rate *= min(1.0, step / config.warmup_steps)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+    return rate
+
+
+def _reference_logprobs(reference: "PreTrainedModel", packed: dict[str, Any]) -> "torch.Tensor":
+    """Log-probabilities under the reference, aligned like those of `_token_logprobs`; on the CPU."""
+    import torch
+
+    was_training = reference.training
+    reference.eval()
+    rows = torch.arange(packed["tokens"].shape[0])
+    with torch.no_grad():
+        parts = [
+            _token_logprobs(reference, _batch(reference, packed, chosen))[0].cpu()
+            for chosen in rows.split(REFERENCE_ROWS)
+        ]
+    reference.train(was_training)
+    return torch.cat(parts)
+
+
+def _pack(tokenizer: "PreTrainedTokenizerBase", groups: "list[art.TrajectoryGroup]") -> dict[str, Any]:
+    """One row per history, right-padded; shapes ``(rows, longest)``. Rows do not share prompts."""
+    from art.preprocessing.pack import packed_tensors_from_tokenized_results
+    from art.preprocessing.tokenize import tokenize_trajectory_groups
+
+    results = list(
+        tokenize_trajectory_groups(
+            tokenizer,
+            groups,
+            allow_training_without_logprobs=False,
+            scale_rewards=False,
+            drop_zero_advantage_trajectories=False,
+        )
+    )
+    # ART subtracts the mean of the members it is given. Ours carry the advantage over their whole group,
+    # which also has members that are not trained.
+    for result in results:
+        result.advantage = result.trajectory.reward
+    results = [result for result in results if result.advantage != 0]
+    if not results:
+        raise EmptyBatchError("No group of this batch has a spread of rewards and recorded log-probabilities")
+    for result in results:
+        result.prompt_length = 0
+    return dict(
+        packed_tensors_from_tokenized_results(
+            results,
+            seq_len=max(len(result.token_ids) for result in results),
+            pad_token_id=cast(int, tokenizer.pad_token_id),
+            truncate_long_results=False,
+            pack_results=False,
+            verbosity=0,
+        )
+    )
+
+
+def _loss(model: "PreTrainedModel", batch: "dict[str, torch.Tensor]", config: EmbeddedTrainConfig) -> Any:
+    """ART's PPO loss of one batch."""
+    import torch
+    from art.loss import loss_fn
+
+    half = torch.autocast(model.device.type, torch.bfloat16)
+    with half if config.precision == "bfloat16" else nullcontext():
+        new_logprobs, entropies = _token_logprobs(model, batch)
+    options: Any = {"ppo": True, "epsilon": config.epsilon, "kl_penalty_coef": config.kl_penalty}
+    return loss_fn(cast(Any, batch), new_logprobs, batch.get("ref_logprobs"), entropies, options)
+
+
+def _token_logprobs(
+    model: "PreTrainedModel", batch: "dict[str, torch.Tensor]"
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Log-probability of each answer's next token and entropy of its distribution, zero elsewhere.
+
+    Both have the shape ``(rows, longest)``; the first is aligned with the position before its token, as ART's
+    loss wants it. The vocabulary projection runs only where an answer's token is predicted.
+    """
+    import torch
+
+    tokens, mask = batch["tokens"], batch["assistant_mask"]
+    hidden = model.model(input_ids=tokens[:, :-1]).last_hidden_state
+    predicted = mask[:, 1:]
+    log_probabilities = torch.log_softmax(model.lm_head(hidden[predicted]).float(), dim=-1)
+    chosen = log_probabilities.gather(1, tokens[:, 1:][predicted][:, None])[:, 0]
+    new_logprobs = torch.zeros(tokens.shape, device=tokens.device)
+    entropies = torch.zeros(tokens.shape, device=tokens.device)
+    new_logprobs[:, :-1][predicted] = chosen
+    entropies[:, 1:][predicted] = -(log_probabilities.exp() * log_probabilities).sum(-1).detach()
+    return new_logprobs, entropies
+
+
+class _seeded:  # noqa: N801 - reads as a statement
+    """Python's global random state, fixed for ART's shuffling and restored afterwards."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        self.state = random.getstate()
+        random.seed(self.seed)
+
+    def __exit__(self, *_: object) -> None:
+        random.setstate(self.state)

@@ -1,0 +1,38 @@
+"""How the embedded backend trains one unit: the configuration that is part of the unit's identity."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["full", "lora"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class EmbeddedTrainConfig:
+    """How the embedded backend trains one unit; part of the unit's identity."""
+
+    learning_rate: float = 1e-3
+    epochs: int = 4
+    minibatches: int = 4
+    """Optimiser steps per epoch, unless ``batch_size`` says how large one is."""
+    epsilon: float = 0.2
+    """PPO clips the importance ratio to ``1 ± epsilon``."""
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    method: Method = "full"
+    """``full`` trains every weight, ``lora`` an adapter on top of them."""
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    """The adapter's update is scaled by ``lora_alpha / lora_rank``."""
+    batch_size: int | None = None
+    """Sequences per forward pass. An optimiser step takes ``batch_size * gradient_accumulation_steps``."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes per optimiser step: less memory, the same gradient."""
+    warmup_steps: int = 0
+    """Optimiser steps over which the learning rate rises linearly to its value."""
+    kl_penalty: float = 0.0
+    """Weight of the divergence from the unit's parent: ART lowers the advantage of tokens that went far."""
+    precision: Precision = "float32"
+    """Arithmetic of the forward pass; the weights and the optimiser stay in float32."""
+    optimizer_state: Literal["fresh", "continue"] = "fresh"
+    """``continue`` stores Adam's moments beside the checkpoint and goes on with the parent's."""
