@@ -18,6 +18,7 @@ BANKROLL = 1000.0
 
 SYSTEM_PROMPT = "Trade perpetuals. Answer TICKER headline SIDE size or HOLD."
 SIDES = {"BUY": "long", "SELL": "short"}
+_SIZES = tuple(map(str, range(1, MAX_SIZE + 1)))
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def parse_decision(answer: str, tickers: Sequence[str]) -> Decision:
         return Invalid(f"unknown headline {headline[:20]!r}")
     if side not in SIDES:
         return Invalid(f"unknown side {side[:20]!r}")
-    if not (size.isascii() and size.isdigit() and 1 <= int(size) <= MAX_SIZE):
+    if size not in _SIZES:
         return Invalid(f"size must be 1 to {MAX_SIZE}, got {size[:20]!r}")
     return Order(ticker, SIDES[side], int(size) * UNIT_NOTIONAL)
 

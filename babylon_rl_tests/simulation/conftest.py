@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -14,7 +13,6 @@ from babylon_rl.database.connection import connect
 from babylon_rl.policy.chat import ChatAnswer, ChatRequest, Policy
 from babylon_rl.policy.engine import EmbeddedEngine
 from babylon_rl.simulation.world import ensure_world, simulate_day
-from babylon_rl.training.tiny_base import ensure_base_model
 from babylon_rl_tests.shared_database import dsn, file_dsn
 
 __all__ = ["dsn", "file_dsn"]
@@ -85,13 +83,9 @@ async def everything(game: asyncpg.Connection) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedEngine:
-    """The tiny base model, built once per session (about 8 CPU seconds)."""
-    import torch
-
-    torch.set_num_threads(1)
-    home: Path = tmp_path_factory.mktemp("simulation")
-    return EmbeddedEngine.load(ensure_base_model(home), "v0.0.0")
+def engine(base_engine: EmbeddedEngine) -> EmbeddedEngine:
+    """The tiny base model."""
+    return base_engine
 
 
 @pytest.fixture(scope="session")
