@@ -5,12 +5,10 @@ names each one that is set and says what takes its place. Those of the game's ow
 silence.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
-
-from babylon_rl.setting_fields import WindowId
 
 
 def not_yet(topic: str, **constraints: Any) -> Any:
@@ -39,12 +37,9 @@ class SeedFields(BaseSettings):
     """Accepted from the seed documents, without effect"""
 
     # The command line of the seeds' trainers
-    mode: Literal["single", "list", "continuous"] | None = replaced("`babylon train --mode`")
-    window_id: WindowId | None = replaced("Dagster's partitions are the windows")
     batch_id: str | None = replaced("a batch's id is the hash of its content")
     model_version: str | None = replaced("the registry allocates versions")
     project_name: str | None = replaced("WANDB_PROJECT")
-    model_name: str | None = replaced("models are called babylon-agent-<version>, see also BASE_MODEL")
     training_env: str | None = replaced("BABYLON_ENV")
     local_endpoint: str | None = replaced("PORT")
     checkpoint_dir: str | None = replaced("BABYLON_HOME/models")
@@ -53,23 +48,10 @@ class SeedFields(BaseSettings):
     poll_interval: float | None = replaced("Dagster's sensors and schedules", gt=0)
 
     # Selection of the data
-    min_actions_per_trajectory: int | None = replaced(
-        "a recorded row is one tick of 0 to 3 steps, so this would refuse every row", ge=0
-    )
     training_min_group_size: int | None = replaced("MIN_AGENTS_PER_WINDOW", ge=1)
     training_frequency_windows: int | None = replaced("the daily schedule", ge=1)
     record_agent_trajectories: bool | None = games("the game's recorder reads it")
     trajectory_sampling_rate: float | None = games("the game's recorder reads it", ge=0, le=1)
-
-    # Hyperparameters
-    batch_size: int | None = replaced("ART packs sequences into rows", gt=0)
-    gradient_accumulation_steps: int | None = replaced("ART packs sequences into rows", gt=0)
-    iterations_per_window: int | None = replaced("a day is trained once; more passes are off-policy", gt=0)
-    kl_penalty: float | None = not_yet("the local GPU backend", ge=0)
-    warmup_steps: int | None = replaced("ART has no counterpart", ge=0)
-    max_grad_norm: float | None = replaced("the backends set it", gt=0)
-    gamma: float | None = replaced("an episode has one reward, nothing is discounted", ge=0, le=1)
-    checkpoint_frequency: int | None = replaced("every trained day is a checkpoint", ge=1)
 
     # The judge
     openpipe_api_key: SecretStr | None = replaced("data stays in PostgreSQL, OpenPipe is not called")

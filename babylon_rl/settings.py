@@ -41,6 +41,7 @@ from babylon_rl.setting_fields import (
     TrainingFields,
     WindowFields,
 )
+from babylon_rl.training_fields import HyperparameterFields, TrainingRunFields
 
 GROUPS: tuple[type[BaseSettings], ...] = (
     PlaceFields,
@@ -48,6 +49,8 @@ GROUPS: tuple[type[BaseSettings], ...] = (
     ScoringFields,
     JudgeFields,
     TrainingFields,
+    HyperparameterFields,
+    TrainingRunFields,
     DeploymentFields,
     ServingFields,
     TrackingFields,
@@ -66,6 +69,8 @@ class Settings(
     ScoringFields,
     JudgeFields,
     TrainingFields,
+    HyperparameterFields,
+    TrainingRunFields,
     DeploymentFields,
     ServingFields,
     TrackingFields,
@@ -161,6 +166,12 @@ class Settings(
                 found.append(f"{name.upper()} is set: {extra['no_effect']}.")
         if self.learning_rate is not None and not 1e-8 <= self.learning_rate <= 1e-3:
             found.append(f"LEARNING_RATE {self.learning_rate:g} is outside of the usual 1e-8 to 1e-3.")
+        if self.batch_size is not None and self.batch_size > 64:
+            found.append(f"BATCH_SIZE {self.batch_size} is more than the usual 64.")
+        if self.gamma is not None and self.gamma != 1:
+            found.append(f"GAMMA is {self.gamma:g}: no backend discounts, so training will refuse it.")
+        if self.kl_penalty is not None and self.kl_penalty > 1:
+            found.append(f"KL_PENALTY {self.kl_penalty:g} is more than the usual 1.")
         if self.is_production and self.rl_model_enabled and not self.rl_fallback_to_base:
             found.append("RL_FALLBACK_TO_BASE is false in production: a broken model leaves the agents mute.")
         return found
