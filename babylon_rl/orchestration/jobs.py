@@ -2,15 +2,12 @@
 
 import dagster as dg
 
-from babylon_rl.orchestration.partitions import daily, hourly
-
 HOURLY_ASSETS = ("trajectories", "market_outcomes", "scored_groups")
 DAILY_ASSETS = ("training_batch", "trained_checkpoint", "checkpoint_benchmark")
 
 hourly_job = dg.define_asset_job(
     "hourly_job",
     selection=dg.AssetSelection.assets(*HOURLY_ASSETS),
-    partitions_def=hourly,
     description="Windows: freeze what the agents did, derive what the markets did, score the group.",
     tags={"babylon/kind": "windows"},
 )
@@ -18,7 +15,6 @@ hourly_job = dg.define_asset_job(
 daily_job = dg.define_asset_job(
     "daily_job",
     selection=dg.AssetSelection.assets(*DAILY_ASSETS, "deployed_model"),
-    partitions_def=daily,
     description="A day: freeze its training batch, train, benchmark, and offer the model for deployment.",
     tags={"babylon/kind": "training"},
 )

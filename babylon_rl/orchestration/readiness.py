@@ -45,7 +45,7 @@ FULL JOIN (
 ) s USING (window_id)
 """
 
-_FIRST_WINDOW = "SELECT min(window_id) FROM rl.window_rows"
+_SPAN = "SELECT min(window_id) AS first, max(window_id) AS last FROM rl.window_rows"
 # created_at has the index; rows that the game committed more than two days late are for a backfill.
 _LATE_WINDOWS = """
 SELECT DISTINCT window_id FROM rl.window_rows
@@ -59,6 +59,7 @@ SELECT left(window_id, 10) AS day,
        count(*) FILTER (WHERE group_status = 'scored') AS scored,
        coalesce(sum(episodes) FILTER (WHERE group_status = 'scored'), 0) AS episodes
 FROM rl.window_state
+WHERE snapshot_status IS NOT NULL OR group_status IS NOT NULL
 GROUP BY 1
 ORDER BY 1
 """
@@ -140,9 +141,10 @@ class DayFacts:
         return self.resolved >= WINDOWS_PER_DAY
 
 
-async def first_recorded_window(rl: asyncpg.Connection) -> str | None:
-    """Returns the oldest window with a recorded row, None before anything was recorded."""
-    return await rl.fetchval(_FIRST_WINDOW)
+async def recorded_span(rl: asyncpg.Connection) -> tuple[str, str] | None:
+    """Returns the oldest and the newest window with a recorded row, None before anything was recorded."""
+    row = await rl.fetchrow(_SPAN)
+    return (row["first"], row["last"]) if row and row["first"] else None
 
 
 async def late_windows(rl: asyncpg.Connection, since: datetime, before: str) -> list[str]:

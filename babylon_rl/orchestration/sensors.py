@@ -1,7 +1,7 @@
 """Sensors: windows that became ready, and runs that failed."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -10,18 +10,20 @@ from babylon_rl.orchestration.jobs import hourly_job
 from babylon_rl.orchestration.partitions import STANDING, hourly
 from babylon_rl.orchestration.readiness import (
     WindowFacts,
-    first_recorded_window,
     judge_window,
     late_windows,
     newest_complete_window,
     read_windows,
+    recorded_span,
 )
 from babylon_rl.orchestration.resources import JUDGE, PostgresResource
 from babylon_rl.orchestration.ticks import MAX_WINDOWS, Cursor, plan_tick
 from babylon_rl.records.reader import refresh_window_rows
-from babylon_rl.windows import window_range, windows_between
+from babylon_rl.windows import window_id_at, window_range, windows_between
 
 RECORDED_ROWS = dg.AssetKey("recorded_rows")
+SILENCE = timedelta(hours=24)
+"""How long after the newest row empty windows are still requested."""
 QUERY_SECONDS = 45.0
 """Dagster gives a sensor 60 seconds; a slow database should end the tick with its own name on it."""
 
@@ -71,10 +73,15 @@ def window_readiness(context: dg.SensorEvaluationContext, postgres: PostgresReso
 async def _read(postgres: PostgresResource, cursor: Cursor, now: datetime) -> list[WindowFacts]:
     async with postgres.connect(role=JUDGE) as db:
         since = datetime.fromisoformat(cursor.seen_at) if cursor.seen_at else None
-        found = await refresh_window_rows(db.game, db.rl, since=since)
-        first = cursor.watermark or await first_recorded_window(db.rl)
-        last = newest_complete_window(now, postgres.settings())
-        if first is None or first > last:
+        found = await refresh_window_rows(db.game, db.rl)
+        span = await recorded_span(db.rl)
+        if span is None:
+            return []
+        first = cursor.watermark or span[0]
+        # Hours in which nobody played are materialized too, but not for ever after the game has ended.
+        silent = window_id_at(window_range(span[1])[0] + SILENCE)
+        last = min(newest_complete_window(now, postgres.settings()), silent)
+        if first > last:
             return []
         late = await late_windows(db.rl, since, first) if found and since else []
         window_ids = windows_between(window_range(first)[0], window_range(last)[1])[:MAX_WINDOWS]

@@ -7,7 +7,7 @@ import dagster as dg
 from babylon_rl.database.connection import open_databases
 from babylon_rl.errors import BabylonError
 from babylon_rl.orchestration.partitions import daily
-from babylon_rl.orchestration.readiness import DayFacts, first_recorded_window, read_days
+from babylon_rl.orchestration.readiness import DayFacts, read_days, recorded_span
 from babylon_rl.orchestration.runs import FinishedRun, run_day, run_hours
 from babylon_rl.orchestration.schedules import LAST_ASSET
 from babylon_rl.records.reader import refresh_window_rows
@@ -25,16 +25,15 @@ def trained_days(instance: dg.DagsterInstance) -> set[str]:
 
 
 async def recorded_days(settings: Settings) -> list[DayFacts]:
-    """Returns every day from the first recorded window to yesterday, oldest first."""
+    """Returns every day from the first recorded window to the last day that is over, oldest first."""
     async with open_databases(settings) as db:
         await refresh_window_rows(db.game, db.rl)
-        first = await first_recorded_window(db.rl)
+        span = await recorded_span(db.rl)
         found = {day.day: day for day in await read_days(db.rl)}
-    return [
-        found.get(day) or DayFacts(day)
-        for day in daily.get_partition_keys()
-        if first and day >= day_of(first)
-    ]
+    if span is None:
+        return []
+    keys = [day for day in daily.get_partition_keys() if day_of(span[0]) <= day <= day_of(span[1])]
+    return [found.get(day) or DayFacts(day) for day in keys]
 
 
 def train_day(

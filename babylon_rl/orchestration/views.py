@@ -114,7 +114,7 @@ async def status_lines(db: Databases, trained: set[str], settings: Settings) -> 
 def _table(*columns: str) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=column not in ("next", "checkpoint"))
     return table
 
 

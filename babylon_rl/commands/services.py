@@ -1,0 +1,57 @@
+"""`babylon serve` and `babylon dev`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from babylon_rl.commands.support import databases, out, wait
+
+if TYPE_CHECKING:
+    from babylon_rl.orchestration.dev import Service
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address; there is no login, so keep it on this machine.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="0 takes a free one. Default: PORT.")
+    ] = None,
+) -> None:
+    """Run the OpenAI-compatible gateway: chat completions from the deployed model, until Ctrl-C."""
+    from babylon_rl.serving.gateway import run_gateway
+    from babylon_rl.settings import get_settings
+
+    wait(run_gateway(get_settings(), host=host, port=port))
+
+
+def dev(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Dagster UI.")] = 3000,
+) -> None:
+    """Run Dagster's UI and daemon and the gateway together until Ctrl-C."""
+    from babylon_rl.orchestration.dev import development_services, require_free_ports, run_together
+    from babylon_rl.settings import get_settings
+
+    settings = get_settings()
+    services = development_services(settings, port)
+    require_free_ports(services)
+    with out.status("base model (built on first use)"):
+        wait(_prepare_base())
+    run_together(settings, services, lambda: _announce(services))
+    out.print("stopped")
+
+
+async def _prepare_base() -> None:
+    """Something has to answer before the first model is deployed."""
+    from babylon_rl.deployment.candidates import ensure_base
+    from babylon_rl.settings import get_settings
+
+    async with databases() as db:
+        await ensure_base(db.rl, get_settings())
+
+
+def _announce(services: "Sequence[Service]") -> None:
+    for service in services:
+        out.print(f"{service.name}: {service.url}")
+    out.print("Ctrl-C stops everything; the database keeps running (`babylon db stop`)")
