@@ -16,9 +16,11 @@ import numpy as np
 
 from babylon_rl.records.steps import LlmCall
 from babylon_rl.scoring.episodes import Episode
-from babylon_rl.scoring.local import PNL, Score, Scorer, ScoringError
+from babylon_rl.scoring.local import PNL, Named, Score, Scorer, ScoringError
 
 SCORED, THIN, EMPTY, NO_SPREAD, IMMATURE = "scored", "thin", "empty", "no_spread", "immature"
+UNJUDGED = "unjudged"
+"""A judge or a reward function failed: to be repeated, and never trained."""
 SMALLEST_SPREAD = 1e-9
 """Rewards closer together than this differ by rounding only."""
 
@@ -52,7 +54,7 @@ class ScoredGroup(msgspec.Struct, kw_only=True):
 
     window_id: str
     status: str
-    """`scored`, or why there is nothing to train: `empty`, `thin`, `immature`, `no_spread`."""
+    """`scored`, or why there is nothing to train: `empty`, `thin`, `immature`, `no_spread`, `unjudged`."""
     reason: str
     """One line for people; empty when scored."""
     scorer: str
@@ -98,7 +100,7 @@ def score_window(
 
 
 def refuse(
-    episodes: Sequence[Episode], scorer: Scorer, min_agents: int, *, window_id: str | None = None
+    episodes: Sequence[Episode], scorer: Named, min_agents: int, *, window_id: str | None = None
 ) -> ScoredGroup | None:
     """Returns the verdict on a window that cannot be scored (empty, thin, immature), else None."""
     agents = len({episode.agent_id for episode in episodes})

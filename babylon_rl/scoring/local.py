@@ -33,11 +33,8 @@ class Score(msgspec.Struct, frozen=True):
     """Parts that add up to the reward; a judge that has no such parts leaves them out."""
 
 
-class Scorer(Protocol):
-    """Rewards all episodes of a window together, because a reward may compare them.
-
-    A judge that has to be awaited is called before, and its scores given to `groups.group_of` directly.
-    """
+class Named(Protocol):
+    """What is stored with every group of a scorer."""
 
     @property
     def name(self) -> str: ...
@@ -46,6 +43,13 @@ class Scorer(Protocol):
     def version(self) -> str:
         """Changes whenever the same episodes could get other rewards."""
         ...
+
+
+class Scorer(Named, Protocol):
+    """Rewards all episodes of a window together, because a reward may compare them.
+
+    What has to be awaited, or needs more than the episodes, is a `window_scorer.WindowScorer`.
+    """
 
     def score(self, episodes: Sequence[Episode]) -> list[Score]:
         """Returns one score per episode, in any order."""

@@ -1,0 +1,250 @@
+"""What the judge sees of an episode: state, decision and result of each step, and what the hour earned.
+
+Prompts, token ids, logprobs and ids of agents stay at home: whole steps are six times as long. A view never
+exceeds its token budget: long episodes lose first their words, then the runs of doing nothing, then steps in
+the middle, and say so.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from babylon_rl.records.steps import EnvironmentState, Step
+from babylon_rl.scoring.episodes import ORDER_ACTIONS, Episode, is_decision
+from babylon_rl.scoring.judge.redaction import (
+    PRIVATE,
+    SECRET,
+    Redactor,
+    is_private,
+    is_secret_name,
+    private_texts,
+)
+from babylon_rl.windows import window_range
+
+VERSION = "1"
+"""Part of every cache key: raise it when the same episode gets another view."""
+
+BYTES_PER_TOKEN = 3.0
+"""Low for English JSON (about 3.6 with the tokenizer of gpt-4o): budgets hold with room to spare."""
+
+_WORDS = ((240, 100), (120, 0), (50, 0), (0, 0))
+"""Characters of an agent's words and of what it saw, from roomy to tight."""
+_LONGEST_VALUE, _LONGEST_NAME, _MOST_ENTRIES, _DEEPEST = 120, 40, 8, 3
+_HOLDS = ("hold", "wait", "none", "noop")
+_IDS = frozenset({"positionid", "orderid", "id", "postid", "commentid", "userid", "agentid", "transactionid"})
+
+
+class EpisodeView(msgspec.Struct, frozen=True):
+    """One episode as the judge sees it."""
+
+    agent_id: str
+    """For us; not part of `body`."""
+    body: dict[str, Any]
+    digest: str
+    """SHA-256 of `body`; episodes with equal digests are judged once."""
+
+    @property
+    def tokens(self) -> int:
+        """An upper estimate."""
+        return estimate_tokens(self.body)
+
+
+def build_views(
+    episodes: Sequence[Episode], *, secrets: Sequence[str] = (), max_tokens: int = 1200
+) -> list[EpisodeView]:
+    """Returns one view per episode, in the same order.
+
+    Args:
+        episodes: Of one window: what one agent received in private, another one may quote.
+        secrets: Values to remove wherever they occur.
+        max_tokens: Budget of each view.
+    """
+    private = [text for episode in episodes for text in private_texts(episode.steps)]
+    redactor = Redactor(secrets, private)
+    return [_view(episode, redactor, max_tokens) for episode in episodes]
+
+
+def make_view(agent_id: str, body: dict[str, Any]) -> EpisodeView:
+    """Returns a view with the digest of its body."""
+    return EpisodeView(agent_id, body, hashlib.sha256(_canonical(body)).hexdigest())
+
+
+def estimate_tokens(value: Any) -> int:
+    """Returns an upper estimate of the tokens of a text, or of the JSON of anything else."""
+    text = value.encode(errors="surrogatepass") if isinstance(value, str) else _canonical(value)
+    return math.ceil(len(text) / BYTES_PER_TOKEN)
+
+
+def clean(value: Any, redactor: Redactor, depth: int = 0) -> Any:
+    """Returns a JSON value that is redacted, short and shallow."""
+    if isinstance(value, str):
+        return clip(redactor.text(value), _LONGEST_VALUE)
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int | float):
+        return short_number(value)
+    if depth == _DEEPEST:
+        return "…"
+    if isinstance(value, dict):
+        return {
+            clip(redactor.text(str(key)), _LONGEST_NAME): SECRET
+            if is_secret_name(str(key))
+            else clean(part, redactor, depth + 1)
+            for key, part in list(value.items())[:_MOST_ENTRIES]
+        }
+    if isinstance(value, list | tuple):
+        return [clean(part, redactor, depth + 1) for part in value[:_MOST_ENTRIES]]
+    return clip(redactor.text(str(value)), _LONGEST_VALUE)
+
+
+def clip(text: str, limit: int) -> str:
+    """Returns at most `limit` characters, with a mark where something is missing."""
+    return text if len(text) <= limit else text[: max(0, limit - 1)] + "…"
+
+
+def short_number(number: float | None) -> float | int | str | None:
+    """Returns a number with six significant digits; what is no finite number becomes None."""
+    if number is None or not math.isfinite(number):
+        return None
+    rounded = float(f"{number:.6g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
+
+
+def _view(episode: Episode, redactor: Redactor, max_tokens: int) -> EpisodeView:
+    start = window_range(episode.window_id)[0].timestamp() * 1000
+    head = _head(episode)
+    room = max_tokens - estimate_tokens(head)
+    steps: list[dict[str, Any]] = []
+    for tightness, (words, sight) in enumerate(_WORDS):
+        steps = [_step(step, redactor, start, words, sight) for step in episode.steps]
+        _drop_repeated_state(steps)
+        if tightness:
+            steps = _merge_holds(steps)
+        if estimate_tokens(steps) <= room:
+            break
+    return make_view(episode.agent_id, head | {"steps": _fit(steps, room)})
+
+
+def _head(episode: Episode) -> dict[str, Any]:
+    return {
+        "start_equity_usd": short_number(episode.start_equity),
+        "profit_usd": short_number(episode.attributed_pnl),
+        "profit_is": f"value of this hour's orders after {episode.horizon}, after fees"
+        if episode.pnl_source == "orders"
+        else "change of lifetime P&L",
+        "orders": episode.trades,
+        "won": episode.wins,
+        "lost": episode.losses,
+        "decisions": episode.actions,
+        "invalid": episode.invalid_actions,
+    }
+
+
+def _step(step: Step, redactor: Redactor, start_ms: float, words: int, sight: int) -> dict[str, Any]:
+    action = step.action
+    private = is_private(action.action_type)
+    view: dict[str, Any] = {}
+    if step.timestamp is not None and abs(step.timestamp - start_ms) < 86_400_000:
+        view["min"] = round((step.timestamp - start_ms) / 60_000, 1)
+    view["state"] = _state(step.environment_state)
+    if sight and (saw := _saw(step, redactor, sight)):
+        view["saw"] = saw
+    if is_decision(action):
+        view["did"] = clip(redactor.text(action.action_type), _LONGEST_NAME)
+    if private:
+        return view | {"with": PRIVATE, "ok": action.success}
+    if action.parameters:
+        view["with"] = clean(_without_ids(action.parameters), redactor)
+    if words and (said := _said(step)):
+        view["said"] = clip(redactor.text(said), words)
+    view["ok"] = action.success
+    if action.error:
+        view["error"] = clean(action.error, redactor)
+    elif isinstance(action.result, dict) and (result := _without_ids(action.result)):
+        view["got"] = clean(result, redactor)
+    return view
+
+
+def _state(state: EnvironmentState) -> dict[str, Any]:
+    values = {
+        "equity": state.equity,
+        "balance": state.agent_balance,
+        "lifetime_pnl": state.agent_pnl,
+        "open": state.open_positions,
+    }
+    return {name: short_number(value) for name, value in values.items() if value is not None}
+
+
+def _saw(step: Step, redactor: Redactor, limit: int) -> str:
+    """Begin of what the agent looked up, without mail from other players."""
+    parts = [
+        json.dumps(clean(access.data, redactor), ensure_ascii=False, separators=(",", ":"))
+        for access in step.provider_accesses
+        if not is_private(access.provider_name)
+    ]
+    return clip("; ".join(parts), limit)
+
+
+def _said(step: Step) -> str:
+    answered = next((call.response for call in reversed(step.llm_calls) if call.response), None)
+    return answered or step.action.reasoning or step.reasoning or ""
+
+
+def _without_ids(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key.replace("_", "").lower() not in _IDS}
+
+
+def _drop_repeated_state(steps: list[dict[str, Any]]) -> None:
+    last: dict[str, Any] | None = None
+    for step in steps:
+        if step["state"] == last:
+            del step["state"]
+        else:
+            last = step["state"]
+
+
+def _is_hold(step: dict[str, Any]) -> bool:
+    return str(step.get("did", "")).lower() in _HOLDS and "error" not in step
+
+
+def _merge_holds(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Joins holds that follow each other; the first one stays, with how many there were."""
+    merged: list[dict[str, Any]] = []
+    for step in steps:
+        if merged and _is_hold(step) and _is_hold(merged[-1]):
+            merged[-1]["times"] = merged[-1].get("times", 1) + 1
+        else:
+            merged.append(dict(step))
+    return merged
+
+
+def _fit(steps: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:
+    """Leaves steps out until the rest fits: first those without an order, then from the middle."""
+    costs = [estimate_tokens(step) for step in steps]
+    total = sum(costs)
+    if total <= room:
+        return steps
+    centre = (len(steps) - 1) / 2
+    expendable = sorted(range(len(steps)), key=lambda i: (_is_order(steps[i]), abs(i - centre)))
+    gone: set[int] = set()
+    note = 12  # tokens of the line that says how many are missing
+    for i in expendable:
+        if total + note <= room:
+            break
+        gone.add(i)
+        total -= costs[i]
+    kept = [step for i, step in enumerate(steps) if i not in gone]
+    return [*kept, {"left_out": len(gone), "of_them_orders": sum(_is_order(steps[i]) for i in gone)}]
+
+
+def _is_order(step: dict[str, Any]) -> bool:
+    return str(step.get("did", "")).lower() in ORDER_ACTIONS
+
+
+def _canonical(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode(errors="surrogatepass")
