@@ -130,7 +130,8 @@ async def _train_unit(
     )
     dsn = resolve_rl_dsn(settings)
     owner = f"{socket.gethostname()}:{os.getpid()}"
-    async with hold(db.rl, unit, owner=owner, connect=lambda: connect(dsn)) as held:
+    # A killed predecessor's lease runs out meanwhile.
+    async with hold(db.rl, unit, owner=owner, connect=lambda: connect(dsn), patience=units.TTL) as held:
         if held.lease.version is not None:
             return REPEATED, await registry.get(db.rl, held.lease.version)
         return TRAINED, await _train(db, settings, held.lease, batch, episodes, parent, config, on_step)
