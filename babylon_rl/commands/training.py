@@ -39,10 +39,10 @@ def train(
     settings = get_settings()
     with open_instance(settings) as instance:
         if mode is TrainMode.list:
-            out.print(days_table(wait(recorded_days(settings)), trained_days(instance)))
+            out.print(days_table(wait(recorded_days(settings)), trained_days(instance), settings))
             return
         while True:
-            run = train_day(instance, wait(recorded_days(settings)), day, report=out.print)
+            run = train_day(instance, settings, wait(recorded_days(settings)), day, report=out.print)
             if run is not None:
                 out.print(f"run {run.run_id} succeeded in {run.seconds:.0f} s")
             elif mode is TrainMode.single:

@@ -13,12 +13,12 @@ import asyncpg
 from babylon_rl.settings import Settings
 from babylon_rl.windows import (
     WINDOW_LENGTH,
-    WINDOWS_PER_DAY,
     day_of,
     is_complete,
     window_id_at,
     window_range,
     windows_between,
+    windows_of_day,
 )
 
 HORIZONS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24)}
@@ -136,9 +136,14 @@ class DayFacts:
     scored: int = 0
     episodes: int = 0
 
-    @property
-    def complete(self) -> bool:
-        return self.resolved >= WINDOWS_PER_DAY
+    def complete(self, settings: Settings) -> bool:
+        """Whether every window of the day that is a partition has a final verdict."""
+        return self.resolved >= len(partitions_of_day(self.day, settings))
+
+
+def partitions_of_day(day: str, settings: Settings) -> list[str]:
+    """Returns the windows of a day that are partitions: all 24, unless FIRST_PARTITION lies inside it."""
+    return [window_id for window_id in windows_of_day(day) if window_id >= settings.first_partition]
 
 
 async def recorded_span(rl: asyncpg.Connection) -> tuple[str, str] | None:

@@ -15,6 +15,8 @@ import dagster as dg
 
 from babylon_rl.errors import BabylonError
 from babylon_rl.orchestration.instance import workspace_file
+from babylon_rl.orchestration.readiness import partitions_of_day
+from babylon_rl.settings import get_settings
 from babylon_rl.windows import windows_of_day
 
 if TYPE_CHECKING:
@@ -50,8 +52,8 @@ class FinishedRun:
 
 
 def run_hours(instance: dg.DagsterInstance, day: str) -> FinishedRun:
-    """Materializes the hourly assets of a day's 24 windows in one run, in this process."""
-    windows = windows_of_day(day)
+    """Materializes the hourly assets of a day's windows in one run, in this process."""
+    windows = partitions_of_day(day, get_settings()) or windows_of_day(day)
     return run_in_process(instance, HOURLY_JOB, windows[0], windows[-1])
 
 
@@ -204,7 +206,8 @@ def _workspace(instance: dg.DagsterInstance) -> "Iterator[WorkspaceRequestContex
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._core.workspace.load_target import WorkspaceFileTarget
 
-    with WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(workspace_file())])) as context:
+    target = WorkspaceFileTarget(paths=[str(workspace_file())])
+    with WorkspaceProcessContext(instance, target, code_server_log_level="WARNING") as context:
         yield context.create_request_context()
 
 

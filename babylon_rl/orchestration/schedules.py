@@ -10,9 +10,9 @@ import dagster as dg
 from babylon_rl.orchestration.claims import UNFINISHED, run_partitions
 from babylon_rl.orchestration.jobs import DAILY_ASSETS, daily_job
 from babylon_rl.orchestration.partitions import STANDING, daily
-from babylon_rl.orchestration.readiness import DayFacts, read_days
+from babylon_rl.orchestration.readiness import DayFacts, partitions_of_day, read_days
 from babylon_rl.orchestration.resources import READER, PostgresResource
-from babylon_rl.windows import WINDOWS_PER_DAY
+from babylon_rl.settings import Settings
 
 MAX_ATTEMPTS = 3
 LAST_ASSET = dg.AssetKey(DAILY_ASSETS[-1])
@@ -44,7 +44,7 @@ def daily_training(
     day = oldest_untrained(days, trained, now)
     if day is None:
         return dg.SkipReason(f"every day before today is trained ({len(trained)} days)")
-    return request_day(day, runs_of_day(context.instance, day.day))
+    return request_day(day, runs_of_day(context.instance, day.day), postgres.settings())
 
 
 def oldest_untrained(days: Sequence[DayFacts], trained: set[str], now: datetime) -> DayFacts | None:
@@ -53,10 +53,11 @@ def oldest_untrained(days: Sequence[DayFacts], trained: set[str], now: datetime)
     return next((d for d in days if d.day < today and d.day not in trained), None)
 
 
-def request_day(day: DayFacts, runs: DayRuns) -> dg.RunRequest | dg.SkipReason:
+def request_day(day: DayFacts, runs: DayRuns, settings: Settings) -> dg.RunRequest | dg.SkipReason:
     """Requests a day, or says what it waits for."""
-    if not day.complete:
-        return dg.SkipReason(f"{day.day} waits: {day.resolved} of {WINDOWS_PER_DAY} windows are resolved")
+    if not day.complete(settings):
+        windows = len(partitions_of_day(day.day, settings))
+        return dg.SkipReason(f"{day.day} waits: {day.resolved} of {windows} windows are resolved")
     if runs.unfinished:
         return dg.SkipReason(f"{day.day} is being trained by run {runs.unfinished}")
     if runs.failed >= MAX_ATTEMPTS:

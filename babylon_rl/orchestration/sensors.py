@@ -19,7 +19,7 @@ from babylon_rl.orchestration.readiness import (
 from babylon_rl.orchestration.resources import JUDGE, PostgresResource
 from babylon_rl.orchestration.ticks import MAX_WINDOWS, Cursor, plan_tick
 from babylon_rl.records.reader import refresh_window_rows
-from babylon_rl.windows import window_id_at, window_range, windows_between
+from babylon_rl.windows import day_of, window_id_at, window_range, windows_between
 
 RECORDED_ROWS = dg.AssetKey("recorded_rows")
 SILENCE = timedelta(hours=24)
@@ -77,15 +77,18 @@ async def _read(postgres: PostgresResource, cursor: Cursor, now: datetime) -> li
         span = await recorded_span(db.rl)
         if span is None:
             return []
-        first = cursor.watermark or span[0]
+        settings = postgres.settings()
+        # From midnight on, so that the first recorded day becomes complete like any other.
+        first = cursor.watermark or max(f"{day_of(span[0])}T00:00", settings.first_partition)
         # Hours in which nobody played are materialized too, but not for ever after the game has ended.
         silent = window_id_at(window_range(span[1])[0] + SILENCE)
-        last = min(newest_complete_window(now, postgres.settings()), silent)
+        last = min(newest_complete_window(now, settings), silent)
         if first > last:
             return []
         late = await late_windows(db.rl, since, first) if found and since else []
         window_ids = windows_between(window_range(first)[0], window_range(last)[1])[:MAX_WINDOWS]
-        return await read_windows(db.rl, first, window_ids[-1], also={*cursor.pending, *late})
+        also = {w for w in (*cursor.pending, *late) if w >= settings.first_partition}
+        return await read_windows(db.rl, first, window_ids[-1], also)
 
 
 def _repository(context: dg.SensorEvaluationContext) -> dg.RepositoryDefinition:

@@ -7,7 +7,7 @@ import dagster as dg
 from babylon_rl.database.connection import open_databases
 from babylon_rl.errors import BabylonError
 from babylon_rl.orchestration.partitions import daily
-from babylon_rl.orchestration.readiness import DayFacts, read_days, recorded_span
+from babylon_rl.orchestration.readiness import DayFacts, partitions_of_day, read_days, recorded_span
 from babylon_rl.orchestration.runs import FinishedRun, run_day, run_hours
 from babylon_rl.orchestration.schedules import LAST_ASSET
 from babylon_rl.records.reader import refresh_window_rows
@@ -37,12 +37,17 @@ async def recorded_days(settings: Settings) -> list[DayFacts]:
 
 
 def train_day(
-    instance: dg.DagsterInstance, days: list[DayFacts], day: str | None, report: Callable[[str], None]
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    days: list[DayFacts],
+    day: str | None,
+    report: Callable[[str], None],
 ) -> FinishedRun | None:
     """Materializes what is missing of a day, hourly and daily assets, and offers its model for deployment.
 
     Args:
         instance: Dagster's instance; the runs appear in its UI.
+        settings: Says which windows exist.
         days: As `recorded_days` returns them.
         day: The day; None for the oldest one that is not trained.
         report: Called with a line before each run.
@@ -68,8 +73,9 @@ def train_day(
                 f"{day} is not over, or nothing was recorded until then",
                 "`babylon train --mode list` shows the days that can be trained.",
             )
-    if not chosen.complete:
-        report(f"{chosen.day}: {chosen.resolved} of 24 windows are resolved; materializing the day's windows")
+    if not chosen.complete(settings):
+        windows = len(partitions_of_day(chosen.day, settings))
+        report(f"{chosen.day}: {chosen.resolved} of {windows} windows are resolved; materializing them")
         run_hours(instance, chosen.day)
     report(f"{chosen.day}: batch, training, benchmark, deployment")
     return run_day(instance, chosen.day)

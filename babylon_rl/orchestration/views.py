@@ -63,11 +63,13 @@ def explain_window(window: WindowFacts, settings: Settings) -> tuple[bool, str]:
     return window.group_status == "scored", "\n".join(lines)
 
 
-def days_table(days: Iterable[DayFacts], trained: set[str]) -> Table:
+def days_table(days: Iterable[DayFacts], trained: set[str], settings: Settings) -> Table:
     """Returns one line per day: its windows, its material, and whether it was trained."""
     table = _table("day", "windows resolved", "groups", "episodes", "state")
     for day in days:
-        state = "trained" if day.day in trained else "ready" if day.complete else "waits for windows"
+        state = (
+            "trained" if day.day in trained else "ready" if day.complete(settings) else "waits for windows"
+        )
         table.add_row(day.day, f"{day.resolved}/24", str(day.scored), str(day.episodes), state)
     return table
 

@@ -13,8 +13,8 @@ from babylon_rl.orchestration.resources import PostgresResource
 from babylon_rl.orchestration.schedules import daily_training
 from babylon_rl.orchestration.sensors import window_readiness
 from babylon_rl.orchestration.ticks import Cursor
-from babylon_rl.settings import Settings
-from babylon_rl.windows import windows_between, windows_of_day
+from babylon_rl.settings import Settings, get_settings
+from babylon_rl.windows import day_of, window_range, windows_between, windows_of_day
 from babylon_rl_tests.orchestration.recorded import record_agents, record_window
 
 DAY, NEXT_DAY = "2026-10-02", "2026-10-03"
@@ -88,7 +88,7 @@ def test_ready_windows_are_requested_with_their_fingerprint_and_observed(
     # the hours after the last row are empty, and over: they are materialized as well, within bounds
     assert len(requested) == 24
     fingerprint = str(requested[WINDOWS[0]].run_key).split(":")[-2]
-    observed = {event.partition: event for event in result.asset_events or []}
+    observed = {e.partition: e for e in result.asset_events or [] if isinstance(e, dg.AssetObservation)}
     assert (observed[WINDOWS[0]].tags or {})["dagster/data_version"] == fingerprint
     assert observed[WINDOWS[0]].metadata["rows/agents"].value == len(AGENTS)
 
@@ -98,10 +98,12 @@ def test_done_windows_move_the_watermark_and_late_rows_bring_a_new_key(
 ):
     now = datetime.now(UTC)
     recent = windows_between(now - timedelta(hours=8), now - timedelta(hours=2))
+    since_midnight = windows_between(window_range(f"{day_of(recent[0])}T00:00")[0], now)
+    resolve(dsn, [window_id for window_id in since_midnight if window_id not in recent[:2]])
     record(dsn, *recent[:2])
     first = tick(instance)
-    assert {request.partition_key for request in first.run_requests or []} >= set(recent[:2])
-    resolve(dsn, windows_between(now - timedelta(hours=8), now))
+    assert [request.partition_key for request in first.run_requests or []] == recent[:2]
+    resolve(dsn, recent[:2])
     second = tick(instance, first.cursor)
     assert not second.run_requests
     assert Cursor.load(second.cursor).pending == []
@@ -175,3 +177,29 @@ def test_an_unreachable_database_fails_the_tick_with_its_remedy(instance: dg.Dag
     ) as context:
         with pytest.raises(UnreachableDatabaseError, match="babylon doctor"):
             window_readiness(context)
+
+
+def test_the_first_day_needs_only_the_windows_that_exist(
+    instance: dg.DagsterInstance, dsn: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FIRST_PARTITION", WINDOWS[20])
+    get_settings.cache_clear()
+    resolve(dsn, WINDOWS[20:])
+    request = evaluate(instance)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == DAY
+
+
+def test_the_first_recorded_day_is_requested_from_midnight_on(instance: dg.DagsterInstance, dsn: str):
+    record(dsn, WINDOWS[5])
+    assert WINDOWS[0] in {request.partition_key for request in tick(instance).run_requests or []}
+
+
+def test_rows_from_before_the_first_partition_are_not_requested(
+    instance: dg.DagsterInstance, dsn: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FIRST_PARTITION", WINDOWS[5])
+    get_settings.cache_clear()
+    record(dsn, WINDOWS[3], WINDOWS[6])
+    requested = sorted(request.partition_key or "" for request in tick(instance).run_requests or [])
+    assert requested[0] == WINDOWS[5]
