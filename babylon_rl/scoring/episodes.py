@@ -6,11 +6,13 @@ hour.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from babylon_rl.outcomes.pricing import OrderValue
 from babylon_rl.records.reader import WindowRead
+from babylon_rl.records.lean import LeanAction, LeanStep, LeanTrajectory
 from babylon_rl.records.steps import Action, LlmCall, Step
 from babylon_rl.records.trajectory import RecordedTrajectory
 
@@ -51,6 +53,7 @@ class Episode(msgspec.Struct, kw_only=True):
     """In time order, as are `steps` and `calls`."""
     steps: list[Step]
     calls: list[LlmCall]
+    """Steps and calls are empty for an episode of the lean view; `scoring.groups.with_calls` brings them."""
     policy_versions: list[str]
     """Versions of our policies that answered calls, sorted; empty for agents played by others."""
     actions: int
@@ -72,11 +75,13 @@ class Episode(msgspec.Struct, kw_only=True):
     """Orders whose horizon has not passed in the recorded prices."""
     unpriced_orders: int
     """Orders that no rule of the game gives a value to."""
+    lean_trainable: bool = False
+    """In the lean view: whether a call that can be trained was recorded."""
 
     @property
     def trainable(self) -> bool:
         """Whether at least one call carries the tokens and logprobs of a policy of ours."""
-        return any(call.has_tokens for call in self.calls)
+        return self.lean_trainable or any(call.has_tokens for call in self.calls)
 
     @property
     def invalid_share(self) -> float:
@@ -85,12 +90,12 @@ class Episode(msgspec.Struct, kw_only=True):
 
 
 def build_episodes(
-    window_read: WindowRead, order_values: Sequence[OrderValue] | None, *, horizon: str = "1h"
+    window_read: WindowRead[Any], order_values: Sequence[OrderValue] | None, *, horizon: str = "1h"
 ) -> list[Episode]:
     """Returns one episode per agent of a window, by agent id.
 
     Args:
-        window_read: The window's trajectories, in any order.
+        window_read: The window's trajectories, in any order; the lean view is enough to score them.
         order_values: What its orders were worth; None if they were not valued, which makes the difference of
         the
             lifetime P&L the fallback.

@@ -29,6 +29,9 @@ from babylon_rl.scoring.judge.views import EpisodeView, estimate_tokens
 LONGEST_WAIT = 120.0
 """Seconds of Retry-After that are waited for; a judge that asks for more is not available now."""
 
+FIRST_WAIT = 0.5
+"""Seconds before the second attempt; doubled from then on, with jitter."""
+
 GIVEN_UP_AFTER = 3
 """Verdicts in a row that found the judge unavailable; then the next ones do not try for a while."""
 PAUSE = 30.0
@@ -91,7 +94,6 @@ class JudgeClient:
         gate: Shared by all clients of the same server.
         temperature: As the transport sends it; part of the cache key.
         attempts: Requests for one verdict.
-        base_wait: Seconds before the second attempt; doubled from then on, with jitter.
     """
 
     def __init__(
@@ -104,11 +106,10 @@ class JudgeClient:
         *,
         temperature: float,
         attempts: int,
-        base_wait: float = 0.5,
     ) -> None:
         self.address, self.rubric = address, rubric
         self._transport, self._ledger, self._gate = transport, ledger, gate
-        self._attempts, self._base_wait = attempts, base_wait
+        self._attempts = attempts
         self._cache = VerdictCache(ledger)
         self._parameters = {
             "judge": address.name,
@@ -244,4 +245,4 @@ class JudgeClient:
         if after is not None:
             self._gate.rest(after)
             return
-        await asyncio.sleep(self._base_wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
+        await asyncio.sleep(FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))

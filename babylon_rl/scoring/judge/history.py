@@ -18,15 +18,15 @@ from babylon_rl.scoring.window_scorer import JudgeRun, Judgment, ScoredWindow
 _OURS = "babylon-rl-"
 
 _RUN = """
-INSERT INTO rl.judge_runs (window_id, scorer, method, judge_model, rubric_sha256, group_sha256, status, reason,
-       episodes, dropped, orders, spread, flip_rate, canaries, canary_score, canary_failed, alarm, spearman,
-       kendall, calls, cached, input_tokens, output_tokens, cost_usd, seconds)
+INSERT INTO rl.judge_runs (window_id, scorer, method, judge_model, rubric_sha256, group_sha256, status,
+       reason, episodes, dropped, orders, spread, flip_rate, canaries, canary_score, canary_failed, alarm,
+       spearman, kendall, calls, cached, input_tokens, output_tokens, cost_usd, seconds)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
         $23, $24, $25) RETURNING id
 """
 _JUDGMENT = """
-INSERT INTO rl.judgments (run_id, window_id, agent_id, trajectory_ids, score, normalized_score, rank, components,
-       spread, reasoning, criteria)
+INSERT INTO rl.judgments (run_id, window_id, agent_id, trajectory_ids, score, normalized_score, rank,
+       components, spread, reasoning, criteria)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 """
 _SCORES = """

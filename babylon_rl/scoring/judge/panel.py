@@ -107,7 +107,7 @@ class Panel:
         place = {digest: i for i, digest in enumerate(distinct)}
         seed = hashlib.sha256("".join(distinct).encode()).hexdigest()
         asked = [
-            self._order(window_id, truth, shown, f"{seed}:{number}", purpose, usage, canary)
+            self._order(window_id, truth, shown, (seed, number), purpose, usage, canary)
             for number in range(first_order, first_order + self.orders)
         ]
         # All are awaited before the first failure is raised: what is on its way is paid for, so it is kept.
@@ -128,15 +128,15 @@ class Panel:
         window_id: str,
         truth: dict[str, Any],
         distinct: Sequence[EpisodeView],
-        seed: str,
+        order: tuple[str, int],
         purpose: str,
         usage: Usage,
         canary: bool,
     ) -> _Order:
-        rng = random.Random(seed)
-        shuffled = list(range(len(distinct)))
-        rng.shuffle(shuffled)
-        guest = make_canary(truth, seed) if canary or rng.random() < self._canary_rate else None
+        seed = f"{order[0]}:{order[1]}"
+        shuffled = permutation(len(distinct), *order)
+        lot = random.Random(seed).random()
+        guest = make_canary(truth, seed) if canary or lot < self._canary_rate else None
         extra = guest.tokens if guest else 0
         tokens = [distinct[i].tokens for i in shuffled]
         parts = split(tokens, lambda total, n: self.client.fits(truth, total + extra, n + bool(guest)))
@@ -179,6 +179,20 @@ class Panel:
                 if score is not None
             ),
         )
+
+
+def permutation(count: int, seed: str, number: int) -> list[int]:
+    """Returns the seeded order with this number.
+
+    Order 0 is a shuffle, 1 the same backwards, 2 and 3 these two turned by an eighth, and so on: a judge with
+    a liking for places meets each episode in several of them, and small groups do not repeat an order by
+    chance.
+    """
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    turned = (number // 2) * max(1, count // 8) % max(1, count)
+    order = order[turned:] + order[:turned]
+    return order[::-1] if number % 2 else order
 
 
 def _all_or_raise(found: Sequence[Any]) -> list[Any]:

@@ -79,6 +79,7 @@ class OpenAiTransport:
     async def send(
         self, messages: Sequence[dict[str, str]], schema: dict[str, Any], max_tokens: int
     ) -> Answer:
+        import httpx
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         while True:
@@ -93,26 +94,10 @@ class OpenAiTransport:
                     if before != (self._length, len(self._formats), len(self._options)):
                         continue
                 raise failure(self._address, problem) from None
-            except (TimeoutError, APITimeoutError):
-                raise RequestError(
-                    f"the judge {self._address.name} at {self._address.host} gave no answer in "
-                    f"{self._timeout:g} s",
-                    "Raise JUDGE_TIMEOUT_SECONDS, or look whether it is overloaded.",
-                    kind="timeout",
-                    retry=True,
-                    charged=True,
-                ) from None
-            except APIConnectionError as problem:
-                cause = problem.__cause__ or problem
-                raise RequestError(
-                    f"the judge {self._address.name} at {self._address.host} cannot be reached: "
-                    f"{str(cause)[:200] or type(cause).__name__}",
-                    "Check JUDGE_BASE_URL and the network.",
-                    kind="unreachable",
-                    retry=True,
-                    # Without a connection nothing was asked; a connection lost later may have been.
-                    charged="connect" not in type(cause).__name__.lower(),
-                ) from None
+            except (TimeoutError, APITimeoutError, httpx.TimeoutException):
+                raise self._late() from None
+            except (APIConnectionError, httpx.HTTPError) as problem:
+                raise self._unreachable(problem.__cause__ or problem) from None
 
     async def close(self) -> None:
         await self._client.close()
@@ -144,6 +129,26 @@ class OpenAiTransport:
             wanted = {"name": _FORMAT_NAME, "strict": True, "schema": schema}
             return {"response_format": {"type": kind, "json_schema": wanted}}
         return {} if kind == "none" else {"response_format": {"type": kind}}
+
+    def _late(self) -> RequestError:
+        return RequestError(
+            f"the judge {self._address.name} at {self._address.host} gave no answer in {self._timeout:g} s",
+            "Raise JUDGE_TIMEOUT_SECONDS, or look whether it is overloaded.",
+            kind="timeout",
+            retry=True,
+            charged=True,
+        )
+
+    def _unreachable(self, cause: BaseException) -> RequestError:
+        return RequestError(
+            f"the judge {self._address.name} at {self._address.host} cannot be reached: "
+            f"{str(cause)[:200] or type(cause).__name__}",
+            "Check JUDGE_BASE_URL and the network.",
+            kind="unreachable",
+            retry=True,
+            # Without a connection nothing was asked; after one was lost, it may have been.
+            charged="connect" not in type(cause).__name__.lower(),
+        )
 
     def _adapt(self, problem: "APIStatusError", options: dict[str, Any]) -> None:
         """Leaves out for good what this server does not understand; it says so in words of its own."""
