@@ -30,10 +30,10 @@ class MissingBatchError(TrainingError):
 class BackendNotAvailableError(TrainingError):
     """The settings ask for a training backend that cannot run here."""
 
-    def __init__(self, backend: str, because: str = "") -> None:
+    def __init__(self, backend: str, because: str = "", remedy: str = "") -> None:
         super().__init__(
             f"The training backend {backend!r} cannot run here{': ' + because if because else ''}",
-            "Set TRAINING_BACKEND=embedded (or auto), the backend that trains on this machine's CPU.",
+            remedy or "Set TRAINING_BACKEND=embedded (or auto), which trains on this machine's CPU.",
         )
 
 

@@ -44,9 +44,8 @@ def fine_tune(
     optimiser = torch.optim.AdamW(parameters, weight_decay=0.0)
     network.model.train()
     for number, batch in enumerate(steps):
-        rate = (
-            config.learning_rate if isinstance(config.learning_rate, float) else config.learning_rate[number]
-        )
+        rates: Any = config.learning_rate  # one for all steps, or a list
+        rate = float(rates[number] if isinstance(rates, list) else rates)
         for group in optimiser.param_groups:
             group["lr"] = rate
         ids, mask = _pad(batch, cast(int, network.tokenizer.pad_token_id))

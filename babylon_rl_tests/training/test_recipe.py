@@ -185,7 +185,7 @@ async def test_it_is_an_art_backend(
         groups = to_art_groups(episodes)
         result = await backend.train(network, groups, learning_rate=1e-3, epochs=1)
         await network.log(groups, split="train", metrics=result.metrics, step=result.step)
-        shown = [{"role": "user", "content": "AURUM crash"}, {"role": "assistant", "content": "HOLD"}]
+        shown: Any = [{"role": "user", "content": "AURUM crash"}, {"role": "assistant", "content": "HOLD"}]
         conversation = art.Trajectory(messages_and_choices=shown, reward=0.0)
         config = art.TrainSFTConfig(learning_rate=5e-3, batch_size=8)
         await network.train_sft([conversation] * 400, config)
