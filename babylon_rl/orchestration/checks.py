@@ -11,9 +11,15 @@ from collections.abc import Sequence
 import asyncpg
 import dagster as dg
 
+from babylon_rl.benchmark.gate import (
+    INVALID_RATE_LIMIT,
+    TOLERATED_INVALID_GROWTH,
+    TOLERATED_INVALID_RATE,
+)
 from babylon_rl.orchestration.partitions import daily, hourly
 from babylon_rl.orchestration.reporting import markdown_table, numbers
-from babylon_rl.orchestration.resources import READER, PostgresResource
+from babylon_rl.orchestration.resources import READER, ArtifactStoreResource, PostgresResource
+from babylon_rl.training.batch import load_batch
 
 QUARANTINE_ERROR_RATE = 0.05
 """Above this share of unreadable rows the recorder has probably changed its format."""
@@ -33,20 +39,23 @@ WHERE $1::text[] IS NULL OR s.window_id = ANY($1)
 ORDER BY s.window_id DESC LIMIT $2
 """
 _VERDICTS = """
-SELECT DISTINCT ON (m.day) m.day, b.version, b.incumbent, b.verdict, b.reason
+SELECT DISTINCT ON (m.day) m.day, b.version, b.incumbent, b.verdict, b.reason, b.metrics
 FROM rl.benchmarks b JOIN rl.models m USING (version)
 WHERE b.purpose = 'gate' AND ($1::text[] IS NULL OR m.day::text = ANY($1))
 ORDER BY m.day DESC, b.id DESC LIMIT 30
 """
+_BATCHES = """
+SELECT DISTINCT ON (day) day, uri FROM rl.training_batches
+WHERE uri IS NOT NULL AND ($1::text[] IS NULL OR day::text = ANY($1))
+ORDER BY day DESC, created_at DESC LIMIT 30
+"""
 _DEPLOYMENTS = """
-SELECT d.version, d.role, d.percentage, m.status FROM rl.deployments d
-LEFT JOIN rl.models m USING (version) WHERE d.ended_at IS NULL ORDER BY d.role
+SELECT d.version, d.role, d.percentage, d.ended_at, m.status FROM rl.deployments d
+LEFT JOIN rl.models m USING (version) ORDER BY d.id DESC LIMIT 100
 """
 
 
-@dg.asset_check(
-    asset="trajectories",
-)
+@dg.asset_check(asset="trajectories")
 def quarantine_rate(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
@@ -71,9 +80,7 @@ def quarantine_rate(
     )
 
 
-@dg.asset_check(
-    asset="scored_groups",
-)
+@dg.asset_check(asset="scored_groups")
 def reward_spread(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
     """A group whose members all earn the same carries no gradient. WARN: such windows are reported and not
     trained.
@@ -97,9 +104,7 @@ def reward_spread(context: dg.AssetCheckExecutionContext, postgres: PostgresReso
     )
 
 
-@dg.asset_check(
-    asset="scored_groups",
-)
+@dg.asset_check(asset="scored_groups")
 def pnl_share_of_reward(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
@@ -119,9 +124,52 @@ def pnl_share_of_reward(
     )
 
 
-@dg.asset_check(
-    asset="checkpoint_benchmark",
-)
+@dg.asset_check(asset="training_batch")
+def no_leaks(
+    context: dg.AssetCheckExecutionContext, postgres: PostgresResource, store: ArtifactStoreResource
+) -> dg.AssetCheckResult:
+    """No trained message tells what its author could not have known. ERROR: something shows outcomes to the
+    agents; the batch is `empty` and is not trained. Repair the source, then materialize the day's windows.
+    """
+    batches = _fetch(postgres, _BATCHES, _partition_keys(context, daily))
+    leaks = [leak for row in batches for leak in load_batch(store.open(), row["uri"])[0].leaks]
+    return dg.AssetCheckResult(
+        passed=not leaks,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "leaks/count": len(leaks),
+            "leaks": markdown_table(
+                ("window", "agent", "kind"), [(leak.window_id, leak.agent_id, leak.kind) for leak in leaks]
+            ),
+        },
+    )
+
+
+@dg.asset_check(asset="checkpoint_benchmark")
+def invalid_actions(
+    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+) -> dg.AssetCheckResult:
+    """The candidate still answers in the agreed form. WARN above 5 % and two points more than the incumbent;
+    ERROR above 20 %: training has lost the format, look at entropy and learning rate.
+    """
+    worse, worst = [], 0.0
+    for row in _verdicts(context, postgres):
+        verdict = row["metrics"]["verdict"]
+        candidate, incumbent = verdict["invalid_rate"], verdict["incumbent_invalid_rate"]
+        if candidate > max(TOLERATED_INVALID_RATE, incumbent + TOLERATED_INVALID_GROWTH):
+            worse.append((row["day"], row["version"], candidate, incumbent))
+            worst = max(worst, candidate)
+    return dg.AssetCheckResult(
+        passed=not worse,
+        severity=dg.AssetCheckSeverity.ERROR if worst > INVALID_RATE_LIMIT else dg.AssetCheckSeverity.WARN,
+        metadata={
+            "actions/invalid_rate": worst,
+            "days": markdown_table(("day", "version", "invalid", "incumbent"), worse),
+        },
+    )
+
+
+@dg.asset_check(asset="checkpoint_benchmark")
 def candidate_beats_incumbent(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
@@ -141,21 +189,20 @@ def candidate_beats_incumbent(
     )
 
 
-@dg.asset_check(
-    asset="deployed_model",
-)
+@dg.asset_check(asset="deployed_model")
 def one_active_deployment(postgres: PostgresResource) -> dg.AssetCheckResult:
-    """Exactly one active deployment, of a model that exists and is whole. ERROR: agents may lack a model;
-    `babylon rollback` or `babylon deploy VERSION` repairs it.
+    """One active deployment of a model that is whole, once anything was deployed; before that the base model
+    answers. ERROR: agents may lack a model; `babylon rollback` or `babylon deploy VERSION` repairs it.
     """
     rows = _fetch(postgres, _DEPLOYMENTS)
-    active = [row for row in rows if row["role"] == "active"]
+    active = [row for row in rows if row["role"] == "active" and row["ended_at"] is None]
     return dg.AssetCheckResult(
-        passed=len(active) == 1 and active[0]["status"] == "deployed",
+        passed=not rows or (len(active) == 1 and active[0]["status"] == "deployed"),
         severity=dg.AssetCheckSeverity.ERROR,
         metadata={
             "deployments": markdown_table(
-                ("version", "role", "percent", "status"), [tuple(row.values()) for row in rows]
+                ("version", "role", "percent", "status of the model"),
+                [(row["version"], row["role"], row["percentage"], row["status"]) for row in active],
             )
         },
     )
@@ -165,6 +212,8 @@ ALL = [
     quarantine_rate,
     reward_spread,
     pnl_share_of_reward,
+    no_leaks,
+    invalid_actions,
     candidate_beats_incumbent,
     one_active_deployment,
 ]

@@ -3,6 +3,7 @@
 Pure verdicts over one query on schema `rl` each; the sensor, the schedule and `babylon windows` share them.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,29 +29,29 @@ Verdict = Literal["ready", "thin", "matured", "waiting", "done"]
 # One row per wanted window that has rows or was processed: those from $1 to $2 and those named in $3.
 _WINDOWS = """
 SELECT coalesce(r.window_id, s.window_id) AS window_id,
-       coalesce(r.rows, 0) AS rows, coalesce(r.agents, 0) AS agents, r.fingerprint, r.seen_at,
-       s.group_status, s.group_reason, s.snapshot_status, s.outcomes_status, s.updated_at,
+       coalesce(r.rows, 0) AS rows, coalesce(r.agents, 0) AS agents, coalesce(r.test_rows, 0) AS test_rows,
+       coalesce(r.test_agents, 0) AS test_agents, coalesce(r.unreadable, 0) AS unreadable, r.good_rows,
+       coalesce(r.fingerprint, '') AS fingerprint, r.seen_at, r.taken, r.taken_rows, r.stale_reason,
+       s.group_status, s.group_reason, s.snapshot_status, s.outcomes_status, s.updated_at AS processed_at,
        s.episodes, s.scorer, s.reward_mean, s.reward_std, s.pnl_mean
 FROM (
-    SELECT window_id, count(*) FILTER (WHERE excluded IS NULL) AS rows,
-           count(DISTINCT agent_id) FILTER (WHERE excluded IS NULL) AS agents,
-           md5(string_agg(trajectory_id || ':' || fingerprint, ',' ORDER BY trajectory_id)) AS fingerprint,
-           max(seen_at) AS seen_at
-    FROM rl.window_rows
-    WHERE window_id BETWEEN $1 AND $2 OR window_id = ANY($3)
-    GROUP BY window_id
+    SELECT * FROM rl.recorded_windows WHERE window_id BETWEEN $1 AND $2 OR window_id = ANY($3)
 ) r
 FULL JOIN (
     SELECT * FROM rl.window_state WHERE window_id BETWEEN $1 AND $2 OR window_id = ANY($3)
 ) s USING (window_id)
 """
+_DUE = """
+SELECT window_id, rows, agents, taken IS NOT NULL AND taken <> fingerprint AS stale
+  FROM rl.recorded_windows WHERE due ORDER BY window_id
+"""
 
 _SPAN = "SELECT min(window_id) AS first, max(window_id) AS last FROM rl.window_rows"
-# created_at has the index; rows that the game committed more than two days late are for a backfill.
+# Also windows that another process than the sensor found to be changed.
 _LATE_WINDOWS = """
-SELECT DISTINCT window_id FROM rl.window_rows
-WHERE created_at > ($1::timestamptz AT TIME ZONE 'UTC') - interval '2 days' AND seen_at > $1 AND window_id <
-$2
+SELECT window_id FROM rl.recorded_windows
+ WHERE due AND window_id < $2 AND (taken <> fingerprint OR stale_reason IS NOT NULL OR seen_at > $1)
+ ORDER BY window_id
 """
 
 _DAYS = """
@@ -70,10 +71,14 @@ class WindowFacts:
     """What is recorded of one window, and what was made of it.
 
     Attributes:
-        rows: Rows that count (neither excluded nor quarantined before reading).
+        rows: Rows that count: readable, each once, of players that are not test users.
         agents: Distinct agents among them.
+        test_rows: Readable rows of test users; they count where INCLUDE_TEST_AGENTS is set.
+        good_rows: Rows above the bar of data quality; None if that is not known.
         fingerprint: Hash over the window's row fingerprints; changes when a row comes, goes or changes.
-        seen_at: When one of its rows was last read; after `processed_at` its content may be new.
+        seen_at: When its content last changed.
+        taken: Fingerprint of the content that the last snapshot was made of; None before the first.
+        stale_reason: What else than rows has changed since the window was scored.
         group_status: Verdict of the last scoring, None before it.
         processed_at: When the window's state was last written.
     """
@@ -81,8 +86,15 @@ class WindowFacts:
     window_id: str
     rows: int = 0
     agents: int = 0
+    test_rows: int = 0
+    test_agents: int = 0
+    unreadable: int = 0
+    good_rows: int | None = None
     fingerprint: str = ""
     seen_at: datetime | None = None
+    taken: str | None = None
+    taken_rows: int | None = None
+    stale_reason: str | None = None
     group_status: str | None = None
     group_reason: str | None = None
     snapshot_status: str | None = None
@@ -93,6 +105,39 @@ class WindowFacts:
     reward_mean: float | None = None
     reward_std: float | None = None
     pnl_mean: float | None = None
+
+    @property
+    def quality(self) -> float:
+        """Share of the rows, unreadable ones included, that are above their bar; 1 where nothing is known."""
+        found = self.rows + self.unreadable
+        return 1.0 if self.good_rows is None or not found else self.good_rows / found
+
+    @property
+    def stale(self) -> str | None:
+        """What has changed since the window was scored, in words; None if nothing has."""
+        if self.group_status is None:
+            return None
+        if self.stale_reason:
+            return self.stale_reason
+        if self.taken is None:
+            newer = self.processed_at is None or (
+                self.seen_at is not None and self.seen_at > self.processed_at
+            )
+            return "rows arrived after it was scored" if newer else None
+        if self.taken == self.fingerprint:
+            return None
+        return f"it holds {self.rows} rows now, and {self.taken_rows} others or fewer when it was scored"
+
+
+@dataclass(frozen=True)
+class DueWindow:
+    """A window with rows that has no final verdict on its present content."""
+
+    window_id: str
+    rows: int
+    agents: int
+    stale: bool
+    """Whether it had one on an earlier content."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +163,8 @@ class WindowVerdict:
     def run_key(self) -> str:
         """Key under which this content at this stage is requested once and never again."""
         stage = "matured" if self.verdict == "matured" else "rows"
+        if self.facts.stale_reason:
+            stage += f"-{hashlib.sha256(self.facts.stale_reason.encode()).hexdigest()[:8]}"
         return f"{self.facts.window_id}:{self.facts.fingerprint or 'empty'}:{stage}"
 
 
@@ -153,7 +200,7 @@ async def recorded_span(rl: asyncpg.Connection) -> tuple[str, str] | None:
 
 
 async def late_windows(rl: asyncpg.Connection, since: datetime, before: str) -> list[str]:
-    """Returns the windows older than `before` with rows first seen after `since` (and at most 2 days old)."""
+    """Returns the windows older than `before` that are stale, or whose content changed after `since`."""
     return [row["window_id"] for row in await rl.fetch(_LATE_WINDOWS, since, before)]
 
 
@@ -170,11 +217,20 @@ async def read_windows(
     return [found.get(w) or WindowFacts(w) for w in sorted(wanted)]
 
 
+async def due_windows(rl: asyncpg.Connection) -> list[DueWindow]:
+    """Returns every window with rows that is unscored, immature or stale, oldest first, in one query."""
+    return [DueWindow(**row) for row in await rl.fetch(_DUE)]
+
+
 def judge_window(facts: WindowFacts, now: datetime, settings: Settings) -> WindowVerdict:
     """Says whether a window should be processed at `now` (aware UTC)."""
     end = window_range(facts.window_id)[1]
-    needed = settings.min_agents_per_window
-    agents = f"{facts.agents} of {needed} agents"
+    needed, found, rows = settings.min_agents_per_window, facts.agents, facts.rows
+    if settings.include_test_agents:
+        found, rows = found + facts.test_agents, rows + facts.test_rows
+    stale = facts.stale
+    agents = f"stale, {stale}; " if stale else ""
+    agents += f"{found} of {needed} agents"
     if not is_complete(facts.window_id, now, settings.window_delay):
         return WindowVerdict(facts, "waiting", f"not complete before {end + settings.window_delay:%H:%M} UTC")
     if facts.group_status == "immature":
@@ -183,13 +239,15 @@ def judge_window(facts: WindowFacts, now: datetime, settings: Settings) -> Windo
             return WindowVerdict(
                 facts, "matured", f"its orders reached their {settings.training_horizon} horizon"
             )
-    newer = facts.processed_at is None or (facts.seen_at is not None and facts.seen_at > facts.processed_at)
-    if facts.group_status is not None and not newer:
+    if facts.group_status is not None and not stale:
         if facts.group_status == "immature":
             return WindowVerdict(facts, "waiting", f"orders mature at {matures:%Y-%m-%d %H:%M} UTC")
         return WindowVerdict(facts, "done", facts.group_reason or facts.group_status)
-    if facts.agents >= needed:
-        return WindowVerdict(facts, "ready", f"{agents}, {facts.rows} rows")
+    good = facts.quality >= settings.data_quality_threshold
+    if not good:
+        agents += f", data quality too low ({facts.quality:.0%} < {settings.data_quality_threshold:.0%})"
+    if found >= needed and good:
+        return WindowVerdict(facts, "ready", f"{agents}, {rows} rows")
     deadline = end + timedelta(minutes=settings.thin_window_deadline_minutes)
     if now >= deadline:
         return WindowVerdict(facts, "thin", f"{agents} at the deadline")
@@ -213,7 +271,4 @@ async def read_days(rl: asyncpg.Connection) -> list[DayFacts]:
 
 
 def _facts(row: asyncpg.Record) -> WindowFacts:
-    values = dict(row)
-    values["processed_at"] = values.pop("updated_at")
-    values["fingerprint"] = values["fingerprint"] or ""
-    return WindowFacts(**values)
+    return WindowFacts(**row)

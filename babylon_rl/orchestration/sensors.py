@@ -73,7 +73,7 @@ def window_readiness(context: dg.SensorEvaluationContext, postgres: PostgresReso
 async def _read(postgres: PostgresResource, cursor: Cursor, now: datetime) -> list[WindowFacts]:
     async with postgres.connect(role=JUDGE) as db:
         since = datetime.fromisoformat(cursor.seen_at) if cursor.seen_at else None
-        found = await refresh_window_rows(db.game, db.rl)
+        await refresh_window_rows(db.game, db.rl)
         span = await recorded_span(db.rl)
         if span is None:
             return []
@@ -85,7 +85,7 @@ async def _read(postgres: PostgresResource, cursor: Cursor, now: datetime) -> li
         last = min(newest_complete_window(now, settings), silent)
         if first > last:
             return []
-        late = await late_windows(db.rl, since, first) if found and since else []
+        late = await late_windows(db.rl, since, first) if since else []
         window_ids = windows_between(window_range(first)[0], window_range(last)[1])[:MAX_WINDOWS]
         also = {w for w in (*cursor.pending, *late) if w >= settings.first_partition}
         return await read_windows(db.rl, first, window_ids[-1], also)

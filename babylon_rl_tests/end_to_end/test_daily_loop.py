@@ -77,6 +77,19 @@ def value(materialization: dg.AssetMaterialization, key: str) -> Any:
     return materialization.metadata[key].value
 
 
+def checks(instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckEvaluation]:
+    """The newest evaluation of each check."""
+    found = {}
+    for run in reversed(instance.get_runs()):
+        kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        for record in instance.get_records_for_run(run.run_id, of_type=kind).records:
+            event = record.event_log_entry.dagster_event
+            data = event.event_specific_data if event else None
+            assert isinstance(data, dg.AssetCheckEvaluation)
+            found[data.check_name] = data
+    return found
+
+
 def versions(instance: dg.DagsterInstance, day: date) -> list[str]:
     return [(latest(instance, asset, day).tags or {})["dagster/data_version"] for asset in DAILY]
 
@@ -106,6 +119,20 @@ def test_a_day_from_trading_to_a_judged_model(
     assert value(benchmark, "status") in ("promoted", "inconclusive", "rejected")
     assert value(benchmark, "gain/low") <= value(benchmark, "gain/mean") <= value(benchmark, "gain/high")
     assert "n = 1024" in value(benchmark, "reason")
+
+    evaluations = checks(instance)
+    assert set(evaluations) == {
+        "quarantine_rate",
+        "reward_spread",
+        "pnl_share_of_reward",
+        "no_leaks",
+        "invalid_actions",
+        "candidate_beats_incumbent",
+        "one_active_deployment",
+    }
+    assert evaluations["one_active_deployment"].passed
+    assert evaluations["no_leaks"].passed and evaluations["invalid_actions"].passed
+    assert evaluations["candidate_beats_incumbent"].passed == (value(benchmark, "status") == "promoted")
 
     released = latest(instance, "deployed_model")
     deployed = query(dsn, "SELECT version FROM rl.deployments WHERE ended_at IS NULL AND role = 'active'")
