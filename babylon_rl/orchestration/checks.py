@@ -51,7 +51,7 @@ ORDER BY day DESC, created_at DESC LIMIT 30
 """
 _DEPLOYMENTS = """
 SELECT d.version, d.role, d.percentage, d.ended_at, m.status FROM rl.deployments d
-LEFT JOIN rl.models m USING (version) ORDER BY d.id DESC LIMIT 100
+LEFT JOIN rl.models m USING (version) ORDER BY d.ended_at IS NOT NULL, d.id DESC LIMIT 100
 """
 
 
