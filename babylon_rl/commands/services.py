@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address; there is no login, so keep it on this machine.")] = (
+    host: Annotated[str, typer.Option(help="Address; beyond this machine it needs GATEWAY_API_KEYS.")] = (
         "127.0.0.1"
     ),
     port: Annotated[
@@ -20,10 +20,10 @@ def serve(
     ] = None,
 ) -> None:
     """Run the OpenAI-compatible gateway: chat completions from the deployed model, until Ctrl-C."""
-    from babylon_rl.serving.gateway import run_gateway
+    from babylon_rl.serving import gateway
     from babylon_rl.settings import get_settings
 
-    wait(run_gateway(get_settings(), host=host, port=port))
+    gateway.serve(get_settings(), host=host, port=port)
 
 
 def dev(

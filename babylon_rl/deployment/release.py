@@ -6,7 +6,7 @@ History never changes what the agents get: a candidate that no longer heads the 
 from dataclasses import dataclass
 
 from babylon_rl.database.connection import Databases
-from babylon_rl.deployment import registry
+from babylon_rl.deployment import canary, registry
 from babylon_rl.deployment.deploy import deploy, was_rolled_back
 from babylon_rl.deployment.lineage import newest_not_rejected
 from babylon_rl.settings import Settings
@@ -36,6 +36,8 @@ async def release(db: Databases, settings: Settings) -> Release:
         return Release(serving, False, f"the newest candidate {head.version} is {verdict}")
     if await was_rolled_back(db.rl, head.version):
         return Release(serving, False, f"{head.version} was rolled back; only an operator deploys it again")
+    if await canary.refused(db.rl, head.version):
+        return Release(serving, False, f"{head.version} failed its canary; only an operator deploys it again")
     reason = str(
         (head.metrics.get("benchmark") or {}).get("verdict", {}).get("reason", "promoted by the gate")
     )

@@ -109,8 +109,8 @@ def _parse_repaired(data: bytes, problem: Exception) -> ChatCall:
 def _refuse(error: msgspec.ValidationError) -> NoReturn:
     message, _, path = str(error).partition(" - at `$")
     field = path.strip("`.") or None
-    missing = "missing required field `" in message
-    param = message.split("`")[-2] if missing else field and field.partition(".")[0].partition("[")[0]
+    missing = message.split("`")[-2] if "missing required field `" in message else None
+    param = field.partition(".")[0].partition("[")[0] if field else missing
     where = f"{field}: " if field else ""
     raise GatewayError(400, "invalid_request_error", f"{where}{_lower(message)}", param=param) from None
 
