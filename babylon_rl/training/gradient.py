@@ -8,11 +8,13 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from babylon_rl.training.errors import EmptyBatchError, TrainingDivergedError
+from babylon_rl.training.errors import EmptyBatchError, NoSignalError, TrainingDivergedError
 from babylon_rl.training.optimizer_state import OptimizerState
 from babylon_rl.training.recipe import EmbeddedTrainConfig
+from babylon_rl.training.reliability import signal_share
 
 if TYPE_CHECKING:
     import art
@@ -49,6 +51,7 @@ def optimise(
 
     Raises:
         EmptyBatchError: No group has a spread of rewards and recorded log-probabilities.
+        NoSignalError: The day's windows do not agree on any direction: its gradient is noise.
         TrainingDivergedError: The loss is no finite number.
     """
     import torch
@@ -57,11 +60,13 @@ def optimise(
         packed = _pack(tokenizer, groups)
     rows = packed["tokens"].shape[0]
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    if config.kl_penalty > 0:
+        packed["ref_logprobs"] = _reference_logprobs(reference or model, packed)
+    share = _signal_share(model, packed, config)
+    config = replace(config, learning_rate=config.learning_rate * share)
     optimiser = torch.optim.AdamW(trained.values(), lr=config.learning_rate, weight_decay=0.0)
     if state is not None:
         state.put_into(optimiser, trained)
-    if config.kl_penalty > 0:
-        packed["ref_logprobs"] = _reference_logprobs(reference or model, packed)
     generator = torch.Generator().manual_seed(config.seed)
     total, metrics = config.epochs * len(_steps(torch.arange(rows), config)), []
     model.train()
@@ -79,6 +84,7 @@ def optimise(
                     **measured,
                     "loss/grad_norm": norm.item(),
                     "loss/learning_rate": rate,
+                    "data/signal_share": share,
                     "data/step_num_gradient_steps": float(total),
                 }
             )
@@ -88,6 +94,21 @@ def optimise(
     if state is not None:
         state.take_from(optimiser, trained)
     return metrics
+
+
+def _signal_share(model: "PreTrainedModel", packed: dict[str, Any], config: EmbeddedTrainConfig) -> float:
+    """The factor of the learning rate; ART gives the rows of one group the same parent id."""
+    if not config.shrink_by_reliability:
+        return 1.0
+    groups = packed["parent_ids"][:, 0]
+    windows = [(groups == group).nonzero()[:, 0] for group in groups.unique()]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    share = signal_share(
+        windows, parameters, lambda rows: _loss(model, _batch(model, packed, rows), config).policy_loss
+    )
+    if share == 0.0:
+        raise NoSignalError(len(windows))
+    return share
 
 
 def _steps(order: "torch.Tensor", config: EmbeddedTrainConfig) -> "list[tuple[torch.Tensor, ...]]":

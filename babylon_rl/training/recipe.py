@@ -11,7 +11,9 @@ Precision = Literal["float32", "bfloat16"]
 class EmbeddedTrainConfig:
     """How the embedded backend trains one unit; part of the unit's identity."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    shrink_by_reliability: bool = True
+    """Multiply the learning rate by the share of the day's gradient that is signal (``reliability``)."""
     epochs: int = 4
     minibatches: int = 4
     """Optimiser steps per epoch, unless ``batch_size`` says how large one is."""
