@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -142,9 +143,7 @@ def _gullible(seen: Seen, *, own_data: bool) -> Response:
         foreign = read.outside + "".join(text for block, text in read.blocks.items() if block != name)
         if attacker and attacker in demands(foreign):
             scores[name] = 1.0
-        if own_data and (
-            (attacker and attacker in demands(body)) or "score 1.0" in body or "score=1.0" in body
-        ):
+        if own_data and re.search(r"scored?\W{0,3}1\.0", body):
             scores[name] = 1.0
     return answer(reply_text(scores, seen.id_key), seen=seen)
 

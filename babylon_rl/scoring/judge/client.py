@@ -10,6 +10,7 @@ from babylon_rl.scoring.judge import prompt as prompts
 from babylon_rl.scoring.judge import views
 from babylon_rl.scoring.judge.address import JudgeAddress
 from babylon_rl.scoring.judge.cache import Verdict, VerdictCache, cache_key
+from babylon_rl.scoring.judge.encoding import estimate_tokens
 from babylon_rl.scoring.judge.errors import (
     ContextOverflowError,
     InvalidReplyError,
@@ -24,7 +25,7 @@ from babylon_rl.scoring.judge.prompt import Prompt, build_prompt
 from babylon_rl.scoring.judge.replies import parse_reply
 from babylon_rl.scoring.judge.rubric import Rubric
 from babylon_rl.scoring.judge.transport import Answer, Transport
-from babylon_rl.scoring.judge.views import EpisodeView, estimate_tokens
+from babylon_rl.scoring.judge.views import EpisodeView
 
 LONGEST_WAIT = 120.0
 """Seconds of Retry-After that are waited for; a judge that asks for more is not available now."""

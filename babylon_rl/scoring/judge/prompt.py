@@ -6,16 +6,14 @@ nothing that an agent or a player wrote can end its own block, open another one,
 Episodes have random names that mean nothing; scores come back under these names.
 """
 
-import json
-import re
 import secrets
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from babylon_rl.scoring.judge.encoding import encode, estimate_tokens
 from babylon_rl.scoring.judge.rubric import CRITERIA, Rubric
-from babylon_rl.scoring.judge.views import estimate_tokens
 
 VERSION = "1"
 """Part of every cache key: raise it when the wording below changes."""
@@ -24,17 +22,6 @@ _ALPHABET = "abcdefghjkmnpqrstuvwxyz"
 REASON_WORDS = 40
 OUTPUT_TOKENS_EACH, OUTPUT_TOKENS_AROUND = 160, 200
 """Room for the answer: a reason of `REASON_WORDS` words and five numbers per episode."""
-
-# Angle brackets, quotes and brackets in other scripts, whatever normalises to or looks like them; &, because
-# it begins an entity; and what is not meant to be seen: controls, bidirectional marks, zero-width and tag
-# characters, line separators, private use, surrogates.
-_UNSAFE = re.compile(
-    r"[<>&\u226e\u226f\ufe60\ufe64\ufe65\ufe68\uff02\uff06\uff1c\uff1e\uff3b-\uff3d\uff5b\uff5d"
-    r"\u00ab\u00bb\u02c2\u02c3\u1433\u1438\u2039\u203a\u2329\u232a\u276e\u276f\u27e6-\u27eb\u29fc\u29fd\u3008-\u300b"
-    r"\ufe37\ufe38\ufe3d-\ufe40\ufe47\ufe48\ufe5b\ufe5c"
-    r"\u0000-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
-    r"\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff\ud800-\udfff\ue000-\uf8ff]"
-)
 
 _SYSTEM = """\
 You compare the episodes of trading agents in a simulated market. Each episode is what one agent did in the
@@ -112,12 +99,6 @@ def build_prompt(
     return Prompt(messages, ids, answer_schema(ids), nonce)
 
 
-def encode(value: Any) -> str:
-    """Returns JSON that holds no character that could be taken for structure or is not visible."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return _UNSAFE.sub(_escape, text)
-
-
 def output_tokens(count: int) -> int:
     """Returns how many tokens the answer for so many episodes may have."""
     return OUTPUT_TOKENS_AROUND + OUTPUT_TOKENS_EACH * count
@@ -150,11 +131,3 @@ def _names(count: int) -> list[str]:
     while len(names) < count:
         names["".join(secrets.choice(_ALPHABET) for _ in range(6))] = None
     return list(names)
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    if code > 0xFFFF:  # JSON escapes beyond the first plane are surrogate pairs
-        high, low = divmod(code - 0x10000, 0x400)
-        return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
-    return f"\\u{code:04x}"

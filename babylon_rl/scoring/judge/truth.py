@@ -3,8 +3,9 @@
 from typing import Any
 
 from babylon_rl.outcomes.window_outcomes import UNRESOLVED, WindowOutcomes
+from babylon_rl.scoring.judge.encoding import estimate_tokens
 from babylon_rl.scoring.judge.redaction import Redactor
-from babylon_rl.scoring.judge.views import clip, estimate_tokens, short_number
+from babylon_rl.scoring.judge.views import clip, short_number
 from babylon_rl.windows import window_range
 
 MAX_TOKENS = 2000

@@ -15,6 +15,7 @@ import msgspec
 
 from babylon_rl.records.steps import EnvironmentState, Step
 from babylon_rl.scoring.episodes import ORDER_ACTIONS, Episode, is_decision
+from babylon_rl.scoring.judge.encoding import estimate_tokens
 from babylon_rl.scoring.judge.redaction import (
     PRIVATE,
     SECRET,
@@ -27,9 +28,6 @@ from babylon_rl.windows import window_range
 
 VERSION = "1"
 """Part of every cache key: raise it when the same episode gets another view."""
-
-BYTES_PER_TOKEN = 3.0
-"""Low for English JSON (about 3.6 with the tokenizer of gpt-4o): budgets hold with room to spare."""
 
 _WORDS = ((240, 100), (120, 0), (50, 0), (0, 0))
 """Characters of an agent's words and of what it saw, from roomy to tight."""
@@ -71,12 +69,6 @@ def build_views(
 def make_view(agent_id: str, body: dict[str, Any]) -> EpisodeView:
     """Returns a view with the digest of its body."""
     return EpisodeView(agent_id, body, hashlib.sha256(_canonical(body)).hexdigest())
-
-
-def estimate_tokens(value: Any) -> int:
-    """Returns an upper estimate of the tokens of a text, or of the JSON of anything else."""
-    text = value.encode(errors="surrogatepass") if isinstance(value, str) else _canonical(value)
-    return math.ceil(len(text) / BYTES_PER_TOKEN)
 
 
 def clean(value: Any, redactor: Redactor, depth: int = 0) -> Any:
