@@ -123,6 +123,13 @@ class WindowFields(BaseSettings):
     min_agents_per_window: int = Field(
         3, ge=2, description="Distinct agents that a window needs to be scored (one GRPO group)."
     )
+    data_quality_threshold: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Share of a window's rows that have to be above their bar of data quality; below it the "
+        "window waits for repairs until its deadline.",
+    )
     include_test_agents: bool = Field(False, description="Also read the trajectories of users marked isTest.")
     backfill_hours: int = Field(
         24, ge=1, description="Hours that `babylon outcomes sync` goes back by default."

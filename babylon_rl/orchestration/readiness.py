@@ -126,7 +126,9 @@ class WindowFacts:
             return "rows arrived after it was scored" if newer else None
         if self.taken == self.fingerprint:
             return None
-        return f"it holds {self.rows} rows now, and {self.taken_rows} others or fewer when it was scored"
+        if self.rows == self.taken_rows:
+            return "rows changed after it was scored"
+        return f"{self.taken_rows} rows when it was scored and {self.rows} now"
 
 
 @dataclass(frozen=True)

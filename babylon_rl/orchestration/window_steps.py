@@ -18,11 +18,13 @@ from babylon_rl.database.connection import Databases
 from babylon_rl.outcomes.market import OpenWindowError, derive_outcomes, store_outcomes
 from babylon_rl.outcomes.pricing import OrderValue, load_order_values, value_orders
 from babylon_rl.outcomes.window_outcomes import WindowOutcomes
-from babylon_rl.records.reader import WindowRead, read_window
+from babylon_rl.records.lean import LeanTrajectory, decode_lean_record, lean_trajectory
+from babylon_rl.records.quality import WindowQuality, load_window_quality
+from babylon_rl.records.reader import WindowRead, WindowStream, read_window
 from babylon_rl.records.store import Artifact, ArtifactStore
-from babylon_rl.records.trajectory import from_records, to_records
+from babylon_rl.records.trajectory import decode_record, to_record
 from babylon_rl.scoring.episodes import build_episodes
-from babylon_rl.scoring.groups import IMMATURE, ScoredGroup, score_window
+from babylon_rl.scoring.groups import IMMATURE, ScoredGroup, score_window, with_calls
 from babylon_rl.scoring.groups import to_records as to_group_records
 from babylon_rl.scoring.local import HeuristicScorer, PnlScorer, Scorer
 from babylon_rl.settings import Settings
@@ -35,6 +37,16 @@ VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (window_id) DO UPDATE
    SET rows = excluded.rows, agents = excluded.agents, snapshot_status = excluded.snapshot_status,
        snapshot_sha256 = excluded.snapshot_sha256, snapshot_uri = excluded.snapshot_uri, updated_at = now()
+"""
+# A window whose content is another one than before has no verdict on it yet.
+_TAKEN = """
+UPDATE rl.recorded_windows
+   SET settled = settled AND taken IS NOT DISTINCT FROM $2, taken = $2, taken_rows = $3, taken_at = now()
+ WHERE window_id = $1
+"""
+_SETTLED = """
+UPDATE rl.recorded_windows SET settled = $2, stale_reason = CASE WHEN $2 THEN NULL ELSE stale_reason END
+ WHERE window_id = $1
 """
 _DERIVED = """
 INSERT INTO rl.window_state (window_id, outcomes_status, outcomes_sha256, outcomes_at)
@@ -68,12 +80,14 @@ class FrozenWindow:
     """A window's snapshot.
 
     Attributes:
-        read: What the window holds: trajectories, rows left out by reason, quarantined rows.
-        snapshot: The immutable file of its trajectories.
+        read: What the window holds: trajectories (lean), rows left out by reason, quarantined rows.
+        snapshot: The immutable file of its whole trajectories.
+        quality: Data quality of its rows; None for a window without rows.
     """
 
-    read: WindowRead
+    read: WindowRead[LeanTrajectory]
     snapshot: Artifact
+    quality: WindowQuality | None
 
     @property
     def status(self) -> str:
@@ -105,19 +119,38 @@ class DerivedWindow:
 async def freeze_window(
     db: Databases, store: ArtifactStore, window_id: str, settings: Settings
 ) -> FrozenWindow:
-    """Reads a window as `rl.window_rows` lists it and stores its trajectories as an immutable file."""
-    read = await read_window(db.game, db.rl, window_id, include_test_users=settings.include_test_agents)
-    frozen = FrozenWindow(read, store.put("trajectories", window_id, to_records(read.trajectories)))
-    await db.rl.execute(
-        _FROZEN,
-        window_id,
-        len(read.trajectories),
-        len(read.agents),
-        frozen.status,
-        frozen.snapshot.sha256,
-        frozen.snapshot.uri,
-    )
+    """Reads a window as `rl.window_rows` lists it and stores its trajectories as an immutable file.
+
+    The window is streamed, so it may be larger than the memory.
+    """
+    read, snapshot = await _store_snapshot(db, store, window_id, settings.include_test_agents)
+    frozen = FrozenWindow(read, snapshot, await load_window_quality(db.rl, window_id))
+    rows = len(read.trajectories)
+    async with db.rl.transaction():
+        await db.rl.execute(
+            _FROZEN, window_id, rows, len(read.agents), frozen.status, snapshot.sha256, snapshot.uri
+        )
+        await db.rl.execute(_TAKEN, window_id, read.fingerprint, rows)
     return frozen
+
+
+async def _store_snapshot(
+    db: Databases, store: ArtifactStore, window_id: str, include_test_users: bool
+) -> tuple[WindowRead[LeanTrajectory], Artifact]:
+    stream = WindowStream(db.game, db.rl, window_id, include_test_users=include_test_users)
+    with store.writer("trajectories", window_id) as file:
+        async for batch in stream:
+            for trajectory in batch:
+                file.add(to_record(trajectory))
+                stream.read.trajectories.append(lean_trajectory(trajectory))
+        if not stream.reordered:
+            return stream.read, file.publish()
+    # Rows changed under our hands, so they came out of order: equal content has to give an equal file.
+    whole = await read_window(db.game, db.rl, window_id, include_test_users=include_test_users)
+    snapshot = store.put("trajectories", window_id, map(to_record, whole.trajectories))
+    trajectories = [lean_trajectory(trajectory) for trajectory in whole.trajectories]
+    read = WindowRead(window_id, trajectories, whole.excluded, whole.quarantined, whole.fingerprint)
+    return read, snapshot
 
 
 async def derive_window(db: Databases, window_id: str, settings: Settings) -> DerivedWindow:
@@ -142,7 +175,8 @@ async def score_frozen_window(
     """Scores a window from its stored snapshot and order values; stores the group as an immutable file."""
     state = await db.rl.fetchrow(_STATE, window_id)
     uri = state["snapshot_uri"] if state else None
-    trajectories = from_records(store.get(uri)) if uri else []
+    lines = store.lines(uri) if uri else []
+    trajectories = [decode_lean_record(line) for line in lines]
     settled = state is not None and state["outcomes_status"] == SETTLED
     group = score_window(
         build_episodes(
@@ -159,8 +193,11 @@ async def score_frozen_window(
         group = msgspec.structs.replace(
             group, status=IMMATURE, reason=f"{missing} of this window is not materialized", members=[]
         )
+    if group.members:
+        group = with_calls(group, map(decode_record, lines))
     artifact = store.put("groups", window_id, to_group_records(group))
     async with db.rl.transaction():
+        await db.rl.execute(_SETTLED, window_id, group.status != IMMATURE)
         await db.rl.execute(
             _SCORED,
             window_id,

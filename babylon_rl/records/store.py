@@ -10,9 +10,10 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import msgspec
 import zstandard
@@ -55,30 +56,36 @@ class ArtifactStore:
             name: Whose they are, for example a window id.
             records: JSON-compatible mappings; NaN and infinity become null.
         """
+        with self.writer(kind, name) as writer:
+            for record in records:
+                writer.add(record)
+            return writer.publish()
+
+    @contextmanager
+    def writer(self, kind: str, name: str) -> "Iterator[ArtifactWriter]":
+        """Opens a file for more records than fit into memory; without `publish` nothing is kept."""
         folder = PurePosixPath(_safe(kind), _safe(name))
         staging = self.root / "incoming"
         staging.mkdir(parents=True, exist_ok=True)
-        digest, count = hashlib.sha256(), 0
         with tempfile.NamedTemporaryFile(dir=staging, suffix=SUFFIX, delete=False) as file:
-            staged = Path(file.name)
             try:
-                with zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file, closefd=False) as writer:
-                    for record in records:
-                        line = msgspec.json.encode(record, order="deterministic") + b"\n"
-                        digest.update(line)
-                        writer.write(line)
-                        count += 1
-                file.flush()
-                os.fsync(file.fileno())
-                return self._publish(staged, folder, digest.hexdigest(), count)
+                yield ArtifactWriter(self, folder, file)
             finally:
-                staged.unlink(missing_ok=True)
+                Path(file.name).unlink(missing_ok=True)
 
     def get(self, uri_or_sha: str) -> list[dict[str, Any]]:
         """Returns the records of a stored file after checking its hash.
 
         Args:
             uri_or_sha: An artifact's `uri`, or its `sha256` alone.
+
+        Raises:
+            ArtifactError: The file is missing, damaged, or outside the store.
+        """
+        return [msgspec.json.decode(line) for line in self.lines(uri_or_sha)]
+
+    def lines(self, uri_or_sha: str) -> list[bytes]:
+        """Returns the records as JSON texts, for a reader that decodes them into types of its own.
 
         Raises:
             ArtifactError: The file is missing, damaged, or outside the store.
@@ -93,7 +100,7 @@ class ArtifactStore:
             raise _corrupt(path, str(error)) from error
         if hashlib.sha256(content).hexdigest() != path.name.removesuffix(SUFFIX):
             raise _corrupt(path, "its content does not match the hash in its name")
-        return [msgspec.json.decode(line) for line in content.splitlines()]
+        return content.splitlines()
 
     def path(self, uri_or_sha: str) -> Path:
         """Returns where a stored file lies.
@@ -115,7 +122,8 @@ class ArtifactStore:
             )
         return path
 
-    def _publish(self, staged: Path, folder: PurePosixPath, sha256: str, count: int) -> Artifact:
+    def publish(self, staged: Path, folder: PurePosixPath, sha256: str, count: int) -> Artifact:
+        """Moves a finished file to its place, where it stays; for `ArtifactWriter`."""
         uri = str(folder / f"{sha256}{SUFFIX}")
         target = self.root / uri
         if not self._is_intact(target, uri):
@@ -141,6 +149,29 @@ class ArtifactStore:
             f"{address} is not in the artifact store {self.root}",
             "Materialize the partition that made it again, or restore the store from its archive.",
         )
+
+
+class ArtifactWriter:
+    """A file of the store while it is being written."""
+
+    def __init__(self, store: ArtifactStore, folder: PurePosixPath, file: IO[bytes]) -> None:
+        self._store, self._folder, self._file = store, folder, file
+        self._digest, self._count = hashlib.sha256(), 0
+        self._compressed = zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file, closefd=False)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Writes one JSON-compatible mapping; NaN and infinity become null."""
+        line = msgspec.json.encode(record, order="deterministic") + b"\n"
+        self._digest.update(line)
+        self._compressed.write(line)
+        self._count += 1
+
+    def publish(self) -> Artifact:
+        """Ends the file and gives it its name; on disk when this returns."""
+        self._compressed.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._store.publish(Path(self._file.name), self._folder, self._digest.hexdigest(), self._count)
 
 
 def _corrupt(path: Path, detail: str) -> ArtifactError:

@@ -20,21 +20,14 @@ from babylon_rl.records.steps import Step, decode_steps
 MARKET_DECISION_AGENT = "market-decision-engine"
 """The agent id under which the game's NPC wrapper records."""
 
-ROW_SQL = """
-SELECT t."id", t."trajectoryId", t."agentId", t."windowId", t."scenarioId", t."windowHours",
-       t."startTime", t."endTime", t."finalPnL", t."finalBalance", t."finalStatus",
-       t."isTrainingData", t."isEvaluation", t."stepsJson", t."createdAt", t."updatedAt",
-       coalesce(u."isActor", false) AS "isActor", coalesce(u."isTest", false) AS "isTest"
-  FROM "trajectories" t
-  LEFT JOIN "User" u ON u."id" = t."agentId"
- WHERE t."trajectoryId" = ANY($1::text[])
-"""
+AGENT, NPC, TEST_USER = "agent", "npc", "test_user"
+"""What kind of player recorded a row."""
 
 _STEP_REWARD = re.compile(r'"reward"\s*:\s*(?:[-+0-9.eE]+|null|NaN|-?Infinity|"[^"\\]*")')
 
 
 class Row(Protocol):
-    """A row as `ROW_SQL` returns it: columns by name."""
+    """A row as `records.game_rows` returns it: columns by name."""
 
     def __getitem__(self, key: str, /) -> Any: ...
 
@@ -61,8 +54,11 @@ class RecordedTrajectory(msgspec.Struct, kw_only=True):
     fingerprint: str
 
 
+_decoder = msgspec.json.Decoder(RecordedTrajectory)
+
+
 class RowFacts(msgspec.Struct, frozen=True):
-    """What `rl.window_rows` knows about a row."""
+    """What decides about a row, and whether it is news."""
 
     window_id: str
     excluded: str | None
@@ -71,7 +67,7 @@ class RowFacts(msgspec.Struct, frozen=True):
 
 
 def row_facts(row: Row) -> RowFacts:
-    """Returns window, exclusion and fingerprint of a row that `ROW_SQL` returned."""
+    """Returns window, exclusion and fingerprint of a row."""
     window_id = windows.row_window(row["windowId"], row["scenarioId"], row["startTime"])
     return RowFacts(window_id, _exclusion(row), fingerprint(row))
 
@@ -80,7 +76,7 @@ def fingerprint(row: Row) -> str:
     """Returns the SHA-256 of everything in a row that its recorder owns.
 
     It is taken from the raw text of the steps, so that it exists for unreadable rows and does not change with
-    our readers.
+    our readers. The steps of a row that is too large to be read are stood for by their size and version.
     """
     owned = [
         row["agentId"],
@@ -89,15 +85,21 @@ def fingerprint(row: Row) -> str:
         row["windowHours"],
         row["startTime"],
         row["endTime"],
-        _finite(row["finalPnL"]),
-        _finite(row["finalBalance"]),
+        finite(row["finalPnL"]),
+        finite(row["finalBalance"]),
         row["finalStatus"],
         row["isTrainingData"],
         row["isEvaluation"],
     ]
+    steps = row["stepsJson"]
     digest = hashlib.sha256(msgspec.json.encode(owned))
-    digest.update(_STEP_REWARD.sub('"reward"', row["stepsJson"]).encode())
+    digest.update((f"{row['bytes']}/{row['version']}" if steps is None else without_rewards(steps)).encode())
     return digest.hexdigest()
+
+
+def without_rewards(steps: str) -> str:
+    """Returns `stepsJson` without the rewards of its steps, which the game overwrites."""
+    return _STEP_REWARD.sub('"reward"', steps)
 
 
 def decode_row(row: Row, facts: RowFacts) -> RecordedTrajectory:
@@ -114,8 +116,8 @@ def decode_row(row: Row, facts: RowFacts) -> RecordedTrajectory:
         scenario_id=row["scenarioId"],
         start_time=row["startTime"],
         end_time=row["endTime"],
-        final_pnl=_finite(row["finalPnL"]),
-        final_balance=_finite(row["finalBalance"]),
+        final_pnl=finite(row["finalPnL"]),
+        final_balance=finite(row["finalBalance"]),
         final_status=row["finalStatus"],
         is_training_data=row["isTrainingData"],
         is_evaluation=row["isEvaluation"],
@@ -125,18 +127,32 @@ def decode_row(row: Row, facts: RowFacts) -> RecordedTrajectory:
     )
 
 
+def to_record(trajectory: RecordedTrajectory) -> dict[str, Any]:
+    """Returns a plain dict for the artifact store, without the steps' rewards (the game overwrites them)."""
+    record = msgspec.to_builtins(trajectory)
+    for step in record["steps"]:
+        step["reward"] = None
+    return record
+
+
 def to_records(trajectories: Iterable[RecordedTrajectory]) -> list[dict[str, Any]]:
-    """Returns plain dicts for the artifact store, without the steps' rewards (the game overwrites them)."""
-    records = [msgspec.to_builtins(trajectory) for trajectory in trajectories]
-    for record in records:
-        for step in record["steps"]:
-            step["reward"] = None
-    return records
+    """Returns `to_record` of each trajectory."""
+    return [to_record(trajectory) for trajectory in trajectories]
+
+
+def decode_record(line: bytes) -> RecordedTrajectory:
+    """Reads one line of a snapshot file."""
+    return _decoder.decode(line)
 
 
 def from_records(records: Iterable[Mapping[str, Any]]) -> list[RecordedTrajectory]:
     """The inverse of `to_records`."""
     return [msgspec.convert(record, RecordedTrajectory) for record in records]
+
+
+def finite(number: float | None) -> float | None:
+    """Returns the number, or None for one that is none (NaN and infinities included)."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _exclusion(row: Row) -> str | None:
@@ -146,11 +162,7 @@ def _exclusion(row: Row) -> str | None:
         return "not_training_data"
     if row["windowHours"] != 1:
         return "window_hours"
-    if row["isActor"] or row["agentId"] == MARKET_DECISION_AGENT:
-        return "npc"
+    if row["player"] == NPC or row["agentId"] == MARKET_DECISION_AGENT:
+        return NPC
     # Last, because it is the one reason that a reader can ask to be waived.
-    return "test_user" if row["isTest"] else None
-
-
-def _finite(number: float | None) -> float | None:
-    return number if number is not None and math.isfinite(number) else None
+    return TEST_USER if row["player"] == TEST_USER else None

@@ -6,13 +6,14 @@ hour.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 
 from babylon_rl.outcomes.pricing import OrderValue
+from babylon_rl.records.lean import LeanAction, LeanCall, LeanStep, LeanTrajectory
 from babylon_rl.records.reader import WindowRead
-from babylon_rl.records.lean import LeanAction, LeanStep, LeanTrajectory
 from babylon_rl.records.steps import Action, LlmCall, Step
 from babylon_rl.records.trajectory import RecordedTrajectory
 
@@ -64,7 +65,8 @@ class Episode(msgspec.Struct, kw_only=True):
     attributed_pnl: float | None
     """Value at the horizon of the orders opened in the window; None if nothing tells."""
     pnl_source: str
-    """`orders`, `lifetime_difference` (a fallback without order values: mostly older decisions) or `none`."""
+    """`orders`, `lifetime_difference` (a fallback without order values: mostly older decisions),
+    `lifetime_reset` (no such difference, because the agent's account was reset in between) or `none`."""
     start_equity: float | None
     """Balance plus the margin of open positions at the first step."""
     trades: int
@@ -96,12 +98,11 @@ def build_episodes(
 
     Args:
         window_read: The window's trajectories, in any order; the lean view is enough to score them.
-        order_values: What its orders were worth; None if they were not valued, which makes the difference of
-        the
-            lifetime P&L the fallback.
+        order_values: What its orders were worth; None if they were not valued, which makes the difference
+            of the lifetime P&L the fallback.
         horizon: Which of an order's values counts. The other ones are ignored: no order is paid twice.
     """
-    rows: dict[str, list[RecordedTrajectory]] = defaultdict(list)
+    rows: dict[str, list[RecordedTrajectory | LeanTrajectory]] = defaultdict(list)
     for trajectory in window_read.trajectories:
         rows[trajectory.agent_id].append(trajectory)
     orders: dict[str, list[OrderValue]] = defaultdict(list)
@@ -119,19 +120,22 @@ def build_episodes(
     ]
 
 
-def is_decision(action: Action) -> bool:
+def is_decision(action: Action | LeanAction) -> bool:
     """Whether the recorder knew what the agent did."""
     return action.action_type.lower() != PENDING
 
 
-def is_invalid(action: Action) -> bool:
+def is_invalid(action: Action | LeanAction) -> bool:
     """Whether the answer was no order, or an order that the market refused. A hold is neither."""
     kind = action.action_type.lower()
     return kind == INVALID or (kind in ORDER_ACTIONS and not action.success and action.error is not None)
 
 
 def _episode(
-    window_id: str, rows: list[RecordedTrajectory], orders: list[OrderValue] | None, horizon: str
+    window_id: str,
+    rows: Sequence[RecordedTrajectory | LeanTrajectory],
+    orders: list[OrderValue] | None,
+    horizon: str,
 ) -> Episode:
     steps = [step for row in rows for step in row.steps]
     calls = [call for step in steps for call in step.llm_calls]
@@ -142,8 +146,9 @@ def _episode(
         window_id=window_id,
         agent_id=rows[0].agent_id,
         trajectory_ids=[row.trajectory_id for row in rows],
-        steps=steps,
-        calls=calls,
+        steps=[step for step in steps if isinstance(step, Step)],
+        calls=[call for call in calls if isinstance(call, LlmCall)],
+        lean_trainable=any(isinstance(call, LeanCall) and call.has_tokens for call in calls),
         policy_versions=sorted({call.policy_version for call in calls if call.policy_version}),
         actions=len(actions),
         invalid_actions=sum(map(is_invalid, actions)),
@@ -159,11 +164,11 @@ def _episode(
     )
 
 
-def _is_trade(action: Action) -> bool:
+def _is_trade(action: Action | LeanAction) -> bool:
     return action.success and action.action_type.lower() in ORDER_ACTIONS
 
 
-def _start_equity(steps: list[Step]) -> float | None:
+def _start_equity(steps: Sequence[Step | LeanStep]) -> float | None:
     for step in steps:
         state = step.environment_state
         equity = state.equity if state.equity is not None else state.agent_balance
@@ -172,12 +177,18 @@ def _start_equity(steps: list[Step]) -> float | None:
     return None
 
 
-def _lifetime_difference(rows: list[RecordedTrajectory], steps: list[Step]) -> tuple[float | None, str]:
+def _lifetime_difference(
+    rows: Sequence[RecordedTrajectory | LeanTrajectory], steps: Sequence[Step | LeanStep]
+) -> tuple[float | None, str]:
     """How far the lifetime P&L moved; a row's `finalPnL` is that of a whole life and is never summed."""
     levels = [
         float(s.environment_state.agent_pnl) for s in steps if s.environment_state.agent_pnl is not None
     ]
-    final = next((row.final_pnl for row in reversed(rows) if row.final_pnl is not None), None)
-    if not levels or (final is None and len(levels) < 2):
+    first_final = len(levels)
+    levels += [row.final_pnl for row in reversed(rows) if row.final_pnl is not None][:1]
+    if not first_final or len(levels) < 2:
         return None, "none"
-    return (final if final is not None else levels[-1]) - levels[0], "lifetime_difference"
+    if any(before != 0 and after == 0 for before, after in pairwise(levels)):
+        # No trade brings a life's result back to zero to the cent: the game began the account anew.
+        return None, "lifetime_reset"
+    return levels[-1] - levels[0], "lifetime_difference"

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from babylon_rl.records.steps import LlmCall
+from babylon_rl.records.trajectory import RecordedTrajectory
 from babylon_rl.scoring.episodes import Episode
 from babylon_rl.scoring.local import PNL, Named, Score, Scorer, ScoringError
 
@@ -169,6 +170,22 @@ def group_of(
         variance_shares=shares,
         pnl_variance_share=pnl_share,
     )
+
+
+def with_calls(group: ScoredGroup, trajectories: Iterable[RecordedTrajectory]) -> ScoredGroup:
+    """Returns a group that was scored from the lean view, with the calls that its members are trained on.
+
+    Args:
+        group: The group.
+        trajectories: The whole view of the same window, in any order.
+    """
+    rows = {trajectory.trajectory_id: trajectory for trajectory in trajectories}
+    members = []
+    for member in group.members:
+        steps = [step for trajectory_id in member.trajectory_ids for step in rows[trajectory_id].steps]
+        calls = [call for step in steps for call in step.llm_calls]
+        members.append(msgspec.structs.replace(member, calls=calls))
+    return msgspec.structs.replace(group, members=members)
 
 
 def leave_one_out(rewards: np.ndarray) -> np.ndarray:

@@ -155,8 +155,8 @@ async def test_two_feeds_at_once_do_not_disturb_each_other(connection, dsn):
 
 
 async def test_a_long_list_is_read_in_pages(connection, monkeypatch):
-    monkeypatch.setattr("babylon_rl.records.reader.LISTED_AT_ONCE", 3)
-    monkeypatch.setattr("babylon_rl.records.reader.READ_AT_ONCE", 2)
+    monkeypatch.setattr("babylon_rl.records.game_rows.LISTED_AT_ONCE", 3)
+    monkeypatch.setattr("babylon_rl.records.game_rows.READ_AT_ONCE", 2)
     for agent in range(10):
         await add_trajectory(connection, f"agent-{agent}")
     assert await refresh(connection) == 10
