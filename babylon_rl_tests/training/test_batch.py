@@ -173,7 +173,7 @@ async def test_a_stated_answer_refuses_the_day(
     connection: asyncpg.Connection, store: ArtifactStore, groups: list[ScoredGroup], statement: str
 ) -> None:
     market = PredictionOutcome(
-        market_id="m",
+        market_id="market-7",
         question="Will Apex ship?",
         outcome="YES",
         final_probability=0.7,
