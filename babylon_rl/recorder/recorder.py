@@ -15,7 +15,6 @@ nothing.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +26,7 @@ from babylon_rl.recorder.errors import (
     StepNotOpenError,
     UnknownTrajectoryError,
 )
+from babylon_rl.recorder.group_commit import GroupCommit
 from babylon_rl.recorder.rows import LONGEST_MS, SCENARIO_LIMIT, call_rows, trajectory_row
 from babylon_rl.recorder.snowflake import snowflake
 from babylon_rl.recorder.state import Ending, OpenStep, OpenTrajectory
@@ -47,6 +47,7 @@ class TrajectoryRecorder:
         self._database = database
         self._new_id = new_id
         self._one_at_a_time = asyncio.Lock()
+        self._group_commit: GroupCommit | None = None
         self._open: dict[str, OpenTrajectory] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
 
@@ -58,6 +59,7 @@ class TrajectoryRecorder:
         episode_id: str | None = None,
         at: datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
+        trajectory_id: str | None = None,
     ) -> str:
         """Starts a trajectory and returns its id.
 
@@ -68,11 +70,14 @@ class TrajectoryRecorder:
             episode_id: At most 100 characters; by default `<scenario id>-<milliseconds of the end>`.
             at: When it starts; by default now.
             metadata: Kept in `metadataJson`; `isTrainingData` and `isEvaluation` also set their columns.
+            trajectory_id: An id of the caller's own, unique for ever; by default a new one. With it (and the
+                same `agent_id` and `at`) a trajectory whose acknowledgement died with its process can be
+                recorded again without being stored twice.
 
         Raises:
             UnknownWindowError: `window_id` is no window id.
             NaiveTimeError: `at` has no time zone.
-            InvalidRecordingError: An id is empty or too long.
+            InvalidRecordingError: An id is empty, too long or taken.
         """
         moment = datetime.now(UTC) if at is None else at
         start_ms = milliseconds(moment, "at")
@@ -89,7 +94,13 @@ class TrajectoryRecorder:
             raise InvalidRecordingError("agent_id is empty", 'Give the id of a row in "User".')
         kept = dict(metadata or {})
         to_json(kept, "metadata")
-        trajectory_id = self._new_id()
+        if trajectory_id is None:
+            trajectory_id = self._new_id()
+        elif not trajectory_id or trajectory_id in self._open or trajectory_id in self._ended:
+            raise InvalidRecordingError(
+                f"trajectory_id {trajectory_id!r} is empty, or was started here before",
+                "Give each trajectory an id of its own.",
+            )
         self._open[trajectory_id] = OpenTrajectory(
             trajectory_id=trajectory_id,
             agent_id=agent_id,
@@ -218,15 +229,23 @@ class TrajectoryRecorder:
             calls += [{"id": self._new_id(), **call} for call in call_rows(trajectory)]
         if not rows:
             return 0
-        # A single connection runs one statement at a time; a pool has one for each of its users.
-        async with nullcontext() if isinstance(self._database, asyncpg.Pool) else self._one_at_a_time:
-            stored = await store(self._database, list(rows.values()), calls)
+        stored = await self._store(list(rows.values()), calls)
         for trajectory_id in rows:
             self._open.pop(trajectory_id, None)
             self._ended[trajectory_id] = None
         while len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
-        return len(stored)
+        return stored
+
+    async def _store(self, rows: list[dict[str, Any]], calls: list[dict[str, Any]]) -> int:
+        if not isinstance(self._database, asyncpg.Pool):
+            async with self._one_at_a_time:  # a connection runs one statement at a time
+                return len(await store(self._database, rows, calls))
+        if len(rows) > 1:
+            return len(await store(self._database, rows, calls))
+        if self._group_commit is None:
+            self._group_commit = GroupCommit(self._database)
+        return int(await self._group_commit.store(rows[0], calls))
 
     def abandon(self, trajectory_id: str) -> None:
         """Forgets an open trajectory without storing it."""

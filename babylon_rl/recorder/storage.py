@@ -4,8 +4,8 @@ Times travel as milliseconds and are converted in SQL: the result depends neithe
 nor on the connection's codecs.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import asyncpg
@@ -13,6 +13,7 @@ import asyncpg
 from babylon_rl.recorder.errors import NotStoredError, TrajectoryIdTakenError, UnknownAgentError
 
 Database = asyncpg.Pool | asyncpg.Connection
+Rows = Sequence[dict[str, Any]]
 
 # Rows of one statement are sent and held in memory together.
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -101,9 +102,7 @@ FROM "trajectories" WHERE "trajectoryId" = ANY ($1::text[])
 """
 
 
-async def store(
-    database: Database, trajectories: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]
-) -> set[str]:
+async def store(database: Database, trajectories: Rows, calls: Rows) -> set[str]:
     """Stores rows in one transaction and returns the ids of the trajectories that were not there before.
 
     Args:
@@ -117,7 +116,7 @@ async def store(
     """
     batches = _batches(trajectories, calls)
     stored: set[str] = set()
-    try:
+    with explained(len(trajectories)):
         async with _connection(database) as connection:
             # One statement is a transaction of its own and saves two round trips.
             async with connection.transaction() if len(trajectories) > 1 else nullcontext():
@@ -125,6 +124,26 @@ async def store(
                     stored |= await _insert(connection, *batch)
                 repeats = [row for row in trajectories if row["trajectoryId"] not in stored]
                 await _check_repeats(connection, repeats)
+    return stored
+
+
+async def store_group(connection: Any, trajectories: Rows, calls: Rows) -> set[str]:
+    """Stores rows of callers that do not know each other in one statement, in one round trip.
+
+    Returns the ids that are new. What else was given was there before, perhaps as another's: `store` tells.
+
+    Raises:
+        RecorderError: As `store`, if one of them cannot be stored; then none of them was.
+    """
+    with explained(len(trajectories)):
+        return await _insert(connection, trajectories, calls)
+
+
+@contextmanager
+def explained(count: int) -> Iterator[None]:
+    """Turns the driver's errors while `count` trajectories are stored into the recorder's."""
+    try:
+        yield
     except asyncpg.ForeignKeyViolationError as problem:
         detail = problem.as_dict().get("detail") or str(problem)
         raise UnknownAgentError(
@@ -133,10 +152,9 @@ async def store(
         ) from problem
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as problem:
         raise NotStoredError(
-            f"{len(trajectories)} trajectories were not stored: {str(problem) or type(problem).__name__}",
+            f"{count} trajectories were not stored: {str(problem) or type(problem).__name__}",
             "They stay open; end them again once the database is back.",
         ) from problem
-    return stored
 
 
 @asynccontextmanager
@@ -148,15 +166,13 @@ async def _connection(database: Database) -> AsyncIterator[Any]:
         yield database
 
 
-async def _insert(
-    connection: Any, trajectories: list[dict[str, Any]], calls: list[dict[str, Any]]
-) -> set[str]:
+async def _insert(connection: Any, trajectories: Rows, calls: Rows) -> set[str]:
     arguments = [[row[name] for row in trajectories] for name in _TRAJECTORY]
     arguments += [[row[name] for row in calls] for name in _CALL]
     return {row["trajectoryId"] for row in await connection.fetch(_INSERT, *arguments)}
 
 
-async def _check_repeats(connection: Any, rows: list[dict[str, Any]]) -> None:
+async def _check_repeats(connection: Any, rows: Rows) -> None:
     """A row that was there is our own, stored before its acknowledgement was lost, or a stranger's."""
     if not rows:
         return
@@ -173,9 +189,7 @@ async def _check_repeats(connection: Any, rows: list[dict[str, Any]]) -> None:
             )
 
 
-def _batches(
-    trajectories: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]
-) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+def _batches(trajectories: Rows, calls: Rows) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     """Splits rows into statements of bounded size; a trajectory's calls stay with it."""
     by_trajectory: dict[str, list[dict[str, Any]]] = {}
     for call in calls:
