@@ -61,7 +61,8 @@ async def train(rl: asyncpg.Connection, batch: TrainingBatch, version: str = "v0
 
 
 async def newest(rl: asyncpg.Connection) -> str:
-    return await rl.fetchval("SELECT batch_sha256 FROM rl.training_batches ORDER BY created_at DESC LIMIT 1")
+    query = "SELECT batch_sha256 FROM rl.training_batches ORDER BY created_at DESC LIMIT 1"
+    return str(await rl.fetchval(query))
 
 
 async def test_a_day_becomes_a_batch(
@@ -273,7 +274,8 @@ async def test_a_damaged_group_is_an_error(
     connection: asyncpg.Connection, store: ArtifactStore, groups: list[ScoredGroup]
 ) -> None:
     await store_groups(connection, store, groups)
-    uri = await connection.fetchval("SELECT group_uri FROM rl.window_state WHERE window_id = $1", window(1))
+    query = "SELECT group_uri FROM rl.window_state WHERE window_id = $1"
+    uri = str(await connection.fetchval(query, window(1)))
     store.path(uri).chmod(0o644)
     store.path(uri).write_bytes(b"spoiled")
     with pytest.raises(ArtifactError, match="damaged"):
