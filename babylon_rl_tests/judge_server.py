@@ -4,7 +4,7 @@
         judge.then("rate_limited:1", "fenced")     # the next two requests; afterwards judge.manner again
         judge.url                                  # http://127.0.0.1:…/v1
 
-`MANNERS` lists how it can answer. It keeps what it was sent, without the key.
+`MANNERS` lists how it can answer; `fuzz` answers request n with `judge_fuzz.fuzz(n, …)`.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from babylon_rl_tests.judge_fuzz import fuzz
 from babylon_rl_tests.judge_reading import MARK, demands, lenient, owner, reply_text, strict, worth
 
 KEY = "judge-key-of-the-tests"
@@ -72,8 +73,6 @@ class JudgeServer:
     calls: int = 0
     at_once: int = 0
     most_at_once: int = 0
-    fuzz: Callable[[int, dict[str, Any], str], tuple[str | None, str]] | None = None
-    """Makes the answer text and finish reason of `fuzz:N` from N, the honest scores and the name of ids."""
     _script: list[str] = field(default_factory=list)
 
     @property
@@ -85,8 +84,6 @@ class JudgeServer:
         self._script += manners
 
     def choose(self, body: dict[str, Any]) -> str:
-        if str(body.get("model", "")).startswith("fuzz-"):
-            return f"fuzz:{body['model'][5:]}"
         if self._script:
             return self._script.pop(0)
         return self.by_model.get(str(body.get("model")), self.manner)
@@ -245,8 +242,7 @@ def make_app(judge: JudgeServer) -> Starlette:
 async def _respond(judge: JudgeServer, seen: Seen, manner: str) -> Response:
     name, _, value = manner.partition(":")
     if name == "fuzz":
-        assert judge.fuzz is not None
-        text, finish = judge.fuzz(int(value), seen.honest(), seen.id_key)
+        text, finish = fuzz(judge.calls - 1, seen.honest(), seen.id_key)
         return answer(text, finish=finish, seen=seen)
     if name == "rate_limited":
         return error(

@@ -123,8 +123,8 @@ class JudgeClient:
 
     def fits(self, truth: dict[str, Any], tokens: int, count: int) -> bool:
         """Whether so many episodes of so many tokens can be read, and answered, at once."""
-        around = estimate_tokens(truth) + estimate_tokens(self.rubric.text) + 900
-        return around + tokens + 30 * count + prompts.output_tokens(count) <= self.address.context_tokens
+        asked = prompts.input_tokens(self.rubric, truth, tokens, count)
+        return asked + prompts.output_tokens(count) <= self.address.context_tokens
 
     async def judge(
         self,
@@ -172,13 +172,14 @@ class JudgeClient:
         usage: Usage,
     ) -> Verdict:
         bodies = [view.body for view in shown]
+        tokens = prompts.input_tokens(self.rubric, truth, sum(v.tokens for v in shown), len(shown))
         room, problem = prompts.output_tokens(len(shown)), None
         last: JudgeError | None = None
         for attempt in range(1, self._attempts + 1):
             asked = build_prompt(self.rubric, truth, bodies, problem=problem)
             booking = Booking(window_id, self.address.name, purpose, key, attempt)
             try:
-                verdict = await self._request(asked, booking, room, usage)
+                verdict = await self._request(asked, tokens, booking, room, usage)
             except InvalidReplyError as invalid:
                 last, problem = invalid, invalid.kind.replace("_", " ")
                 if invalid.kind == "truncated":
@@ -203,9 +204,11 @@ class JudgeClient:
         self._gate.gave_up(last.problem)
         raise JudgeUnavailableError(last.problem, last.remedy) from last
 
-    async def _request(self, asked: Prompt, booking: Booking, room: int, usage: Usage) -> Verdict:
+    async def _request(
+        self, asked: Prompt, tokens: int, booking: Booking, room: int, usage: Usage
+    ) -> Verdict:
         async with self._gate:
-            most = self.address.price.cost(asked.tokens, room)
+            most = self.address.price.cost(tokens, room)
             number = await self._ledger.book(booking, most)
             started = time.monotonic()
             settled = Usage(calls=1)
@@ -213,7 +216,7 @@ class JudgeClient:
             settled.cost_usd = most  # of a request whose fate is unknown
             try:
                 answer = await self._transport.send(asked.messages, asked.schema, room)
-                self._count(settled, answer, asked)
+                self._count(settled, answer, tokens)
                 scores = parse_reply(
                     answer.text, asked.ids, finish_reason=answer.finish_reason, refusal=answer.refusal
                 )
@@ -236,9 +239,9 @@ class JudgeClient:
                 await self._ledger.settle(number, status, settled, seconds, problem)
                 usage.add(settled)
 
-    def _count(self, settled: Usage, answer: Answer, asked: Prompt) -> None:
+    def _count(self, settled: Usage, answer: Answer, tokens: int) -> None:
         counted = answer.input_tokens, answer.output_tokens
-        settled.input_tokens = counted[0] if counted[0] is not None else asked.tokens
+        settled.input_tokens = counted[0] if counted[0] is not None else tokens
         settled.output_tokens = counted[1] if counted[1] is not None else estimate_tokens(answer.text or "")
         settled.cost_usd = self.address.price.cost(settled.input_tokens, settled.output_tokens)
 

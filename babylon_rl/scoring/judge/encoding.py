@@ -15,13 +15,12 @@ _UNSAFE = re.compile(
     r"\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
 
-# Characters per token, on the short side for the tokenizers of OpenAI's models: JSON with many numbers and
-# short words has half as many characters per token as prose.
+# One match is at most one token of OpenAI's tokenizers, as a rule: JSON with many numbers and short words has
+# half as many characters per token as prose.
 _PIECES = re.compile(
-    r"(?P<word> ?[A-Z]?[a-z]+)|(?P<capitals>[A-Z]+)|(?P<digits> ?[0-9]+)|(?P<wide>[\U00010000-\U0010ffff])"
-    r"|(?P<foreign>[^\x00-\x7f])|(?P<space>\s+)|(?P<marks>[^A-Za-z0-9\s]+)"
+    r" ?[A-Z]?[a-z]{1,8}|[A-Z]{1,3}|[0-9]{1,3}|[^\x00-\x7f]|\s{1,4}|[^A-Za-z0-9\s\x80-\U0010ffff]{1,3}"
 )
-_CHARACTERS = {"word": 8, "capitals": 3, "digits": 3, "wide": 1 / 3, "foreign": 1, "space": 4, "marks": 3}
+_WIDE = re.compile(r"[\U00010000-\U0010ffff]")
 _MARGIN = 1.05
 
 
@@ -40,10 +39,9 @@ def estimate_tokens(value: Any) -> int:
     Measured against the tokenizers of gpt-4 and gpt-4o: up to 15 % above them for prompts and views.
     """
     text = value if isinstance(value, str) else encode(value)
-    count = sum(
-        math.ceil(len(piece.group()) / _CHARACTERS[piece.lastgroup or "marks"])
-        for piece in _PIECES.finditer(text)
-    )
+    count = len(_PIECES.findall(text))
+    if not text.isascii():
+        count += 2 * len(_WIDE.findall(text))
     return math.ceil(count * _MARGIN)
 
 

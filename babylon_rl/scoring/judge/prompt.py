@@ -20,6 +20,8 @@ VERSION = "1"
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz"
 REASON_WORDS = 40
+INSTRUCTION_TOKENS = 700
+"""Of the wording below without the rubric, and the tags around the ground truth."""
 OUTPUT_TOKENS_EACH, OUTPUT_TOKENS_AROUND = 160, 200
 """Room for the answer: a reason of `REASON_WORDS` words and five numbers per episode."""
 
@@ -59,11 +61,6 @@ class Prompt(msgspec.Struct, frozen=True):
     """JSON Schema of the answer."""
     nonce: str
 
-    @property
-    def tokens(self) -> int:
-        """An upper estimate of what goes in."""
-        return sum(estimate_tokens(message["content"]) for message in self.messages) + 20
-
 
 def build_prompt(
     rubric: Rubric, truth: dict[str, Any], bodies: Sequence[dict[str, Any]], *, problem: str | None = None
@@ -97,6 +94,11 @@ def build_prompt(
         {"role": "user", "content": "\n\n".join(blocks)},
     ]
     return Prompt(messages, ids, answer_schema(ids), nonce)
+
+
+def input_tokens(rubric: Rubric, truth: dict[str, Any], tokens: int, count: int) -> int:
+    """Returns an upper estimate of a request with `count` episodes of `tokens` tokens together."""
+    return INSTRUCTION_TOKENS + estimate_tokens(rubric.text) + estimate_tokens(truth) + tokens + 40 * count
 
 
 def output_tokens(count: int) -> int:

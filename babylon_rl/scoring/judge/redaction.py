@@ -10,6 +10,7 @@ agent repeats them.
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from pydantic import SecretStr
@@ -57,11 +58,13 @@ def known_secrets(settings: Settings) -> list[str]:
     return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
 
 
+@lru_cache(4096)
 def is_private(name: str) -> bool:
     """Whether an action or a provider of this name deals with messages between players."""
     return _PRIVATE_NAME.search(_HUMP.sub("_", name).lower()) is not None
 
 
+@lru_cache(4096)
 def is_secret_name(name: str) -> bool:
     """Whether a value of this name is a secret."""
     return _SECRET_NAME.search(name) is not None
@@ -99,6 +102,8 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Returns a text without what must not leave."""
+        if len(text) < SHORTEST_SECRET:
+            return text
         if self._quotations:
             text = self._without_quotations(text)
         if self._values is not None:

@@ -31,9 +31,14 @@ VERSION = "1"
 
 _WORDS = ((240, 100), (120, 0), (50, 0), (0, 0))
 """Characters of an agent's words and of what it saw, from roomy to tight."""
+_READ = 600
+"""Characters of a text that are looked at: redacted before it is clipped, so that no secret is cut in two."""
 _LONGEST_VALUE, _LONGEST_NAME, _MOST_ENTRIES, _DEEPEST = 120, 40, 8, 3
 _HOLDS = ("hold", "wait", "none", "noop")
 _IDS = frozenset({"positionid", "orderid", "id", "postid", "commentid", "userid", "agentid", "transactionid"})
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 class EpisodeView(msgspec.Struct, frozen=True):
@@ -44,11 +49,8 @@ class EpisodeView(msgspec.Struct, frozen=True):
     body: dict[str, Any]
     digest: str
     """SHA-256 of `body`; episodes with equal digests are judged once."""
-
-    @property
-    def tokens(self) -> int:
-        """An upper estimate."""
-        return estimate_tokens(self.body)
+    tokens: int
+    """An upper estimate."""
 
 
 def build_views(
@@ -67,14 +69,14 @@ def build_views(
 
 
 def make_view(agent_id: str, body: dict[str, Any]) -> EpisodeView:
-    """Returns a view with the digest of its body."""
-    return EpisodeView(agent_id, body, hashlib.sha256(_canonical(body)).hexdigest())
+    """Returns a view with digest and size of its body."""
+    return EpisodeView(agent_id, body, hashlib.sha256(_canonical(body)).hexdigest(), estimate_tokens(body))
 
 
 def clean(value: Any, redactor: Redactor, depth: int = 0) -> Any:
     """Returns a JSON value that is redacted, short and shallow."""
     if isinstance(value, str):
-        return clip(redactor.text(value), _LONGEST_VALUE)
+        return clip(redactor.text(value[:_READ]), _LONGEST_VALUE)
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int | float):
@@ -83,14 +85,14 @@ def clean(value: Any, redactor: Redactor, depth: int = 0) -> Any:
         return "…"
     if isinstance(value, dict):
         return {
-            clip(redactor.text(str(key)), _LONGEST_NAME): SECRET
+            clip(redactor.text(str(key)[:_READ]), _LONGEST_NAME): SECRET
             if is_secret_name(str(key))
             else clean(part, redactor, depth + 1)
             for key, part in list(value.items())[:_MOST_ENTRIES]
         }
     if isinstance(value, list | tuple):
         return [clean(part, redactor, depth + 1) for part in value[:_MOST_ENTRIES]]
-    return clip(redactor.text(str(value)), _LONGEST_VALUE)
+    return clip(redactor.text(str(value)[:_READ]), _LONGEST_VALUE)
 
 
 def clip(text: str, limit: int) -> str:
@@ -110,15 +112,33 @@ def _view(episode: Episode, redactor: Redactor, max_tokens: int) -> EpisodeView:
     start = window_range(episode.window_id)[0].timestamp() * 1000
     head = _head(episode)
     room = max_tokens - estimate_tokens(head)
-    steps: list[dict[str, Any]] = []
+    whole = [_step(step, redactor, start) for step in episode.steps]
+    _drop_repeated_state(whole)
+    bare = [estimate_tokens({k: v for k, v in step.items() if k not in ("said", "saw")}) for step in whole]
+    steps, costs = whole, bare
     for tightness, (words, sight) in enumerate(_WORDS):
-        steps = [_step(step, redactor, start, words, sight) for step in episode.steps]
-        _drop_repeated_state(steps)
+        steps, costs = _tightened(whole, bare, words, sight)
         if tightness:
-            steps = _merge_holds(steps)
-        if estimate_tokens(steps) <= room:
+            steps, costs = _merge_holds(steps, costs)
+        if sum(costs) <= room:
             break
-    return make_view(episode.agent_id, head | {"steps": _fit(steps, room)})
+    return make_view(episode.agent_id, head | {"steps": _fit(steps, costs, room)})
+
+
+def _tightened(
+    whole: Sequence[dict[str, Any]], bare: Sequence[int], words: int, sight: int
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Returns the steps with shorter texts, and what each one costs."""
+    steps, costs = [], []
+    for step, cost in zip(whole, bare, strict=True):
+        kept = {key: value for key, value in step.items() if key not in ("said", "saw")}
+        for key, limit in (("said", words), ("saw", sight)):
+            if limit and key in step:
+                kept[key] = clip(step[key], limit)
+                cost += estimate_tokens(kept[key]) + 5
+        steps.append({key: kept[key] for key in step if key in kept})
+        costs.append(cost)
+    return steps, costs
 
 
 def _head(episode: Episode) -> dict[str, Any]:
@@ -136,23 +156,22 @@ def _head(episode: Episode) -> dict[str, Any]:
     }
 
 
-def _step(step: Step, redactor: Redactor, start_ms: float, words: int, sight: int) -> dict[str, Any]:
+def _step(step: Step, redactor: Redactor, start_ms: float) -> dict[str, Any]:
     action = step.action
-    private = is_private(action.action_type)
     view: dict[str, Any] = {}
     if step.timestamp is not None and abs(step.timestamp - start_ms) < 86_400_000:
         view["min"] = round((step.timestamp - start_ms) / 60_000, 1)
     view["state"] = _state(step.environment_state)
-    if sight and (saw := _saw(step, redactor, sight)):
+    if saw := _saw(step, redactor):
         view["saw"] = saw
     if is_decision(action):
-        view["did"] = clip(redactor.text(action.action_type), _LONGEST_NAME)
-    if private:
+        view["did"] = clip(redactor.text(action.action_type[:_READ]), _LONGEST_NAME)
+    if is_private(action.action_type):
         return view | {"with": PRIVATE, "ok": action.success}
     if action.parameters:
         view["with"] = clean(_without_ids(action.parameters), redactor)
-    if words and (said := _said(step)):
-        view["said"] = clip(redactor.text(said), words)
+    if said := _said(step):
+        view["said"] = clip(redactor.text(said[:_READ]), _WORDS[0][0])
     view["ok"] = action.success
     if action.error:
         view["error"] = clean(action.error, redactor)
@@ -171,14 +190,24 @@ def _state(state: EnvironmentState) -> dict[str, Any]:
     return {name: short_number(value) for name, value in values.items() if value is not None}
 
 
-def _saw(step: Step, redactor: Redactor, limit: int) -> str:
+def _saw(step: Step, redactor: Redactor) -> str:
     """Begin of what the agent looked up, without mail from other players."""
-    parts = [
-        json.dumps(clean(access.data, redactor), ensure_ascii=False, separators=(",", ":"))
+    text = "; ".join(
+        _begin_of_json(access.data)
         for access in step.provider_accesses
         if not is_private(access.provider_name)
-    ]
-    return clip("; ".join(parts), limit)
+    )
+    return clip(redactor.text(text[:_READ]), _WORDS[0][1])
+
+
+def _begin_of_json(value: Any) -> str:
+    """The first characters of a value's JSON; a writer may have recorded megabytes."""
+    text = ""
+    for part in _encoder.iterencode(value):
+        text += part
+        if len(text) >= _READ:
+            break
+    return text
 
 
 def _said(step: Step) -> str:
@@ -203,27 +232,32 @@ def _is_hold(step: dict[str, Any]) -> bool:
     return str(step.get("did", "")).lower() in _HOLDS and "error" not in step
 
 
-def _merge_holds(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merge_holds(
+    steps: Sequence[dict[str, Any]], costs: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[int]]:
     """Joins holds that follow each other; the first one stays, with how many there were."""
     merged: list[dict[str, Any]] = []
-    for step in steps:
+    left: list[int] = []
+    for step, cost in zip(steps, costs, strict=True):
         if merged and _is_hold(step) and _is_hold(merged[-1]):
+            if "times" not in merged[-1]:
+                left[-1] += 4
             merged[-1]["times"] = merged[-1].get("times", 1) + 1
         else:
             merged.append(dict(step))
-    return merged
+            left.append(cost)
+    return merged, left
 
 
-def _fit(steps: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:
+def _fit(steps: list[dict[str, Any]], costs: Sequence[int], room: int) -> list[dict[str, Any]]:
     """Leaves steps out until the rest fits: first those without an order, then from the middle."""
-    costs = [estimate_tokens(step) for step in steps]
     total = sum(costs)
     if total <= room:
         return steps
     centre = (len(steps) - 1) / 2
     expendable = sorted(range(len(steps)), key=lambda i: (_is_order(steps[i]), abs(i - centre)))
     gone: set[int] = set()
-    note = 12  # tokens of the line that says how many are missing
+    note = 16  # tokens of the line that says how many are missing
     for i in expendable:
         if total + note <= room:
             break
