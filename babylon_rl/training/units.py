@@ -36,13 +36,14 @@ TTL = timedelta(seconds=60)
 """How long a claim or a heartbeat lasts. A killed training blocks its unit for at most this long."""
 
 _INSERT = """
-INSERT INTO rl.training_units (unit_key, batch_sha256, day, parent_version, config, backend)
-VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (unit_key) DO NOTHING
+INSERT INTO rl.training_units (unit_key, batch_sha256, day, parent_version, config, backend, backend_reason)
+VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (unit_key) DO NOTHING
 """
 _CLAIM = """
 UPDATE rl.training_units
    SET status = 'running', epoch = epoch + 1, owner = $2, lease_until = clock_timestamp() + $3,
-       started_at = clock_timestamp(), completed_at = NULL, error = NULL, backend = $4
+       started_at = clock_timestamp(), completed_at = NULL, error = NULL, backend = $4,
+       backend_reason = coalesce($5, backend_reason)
  WHERE unit_key = $1
    AND (status IN ('pending', 'failed') OR (status = 'running' AND lease_until <= clock_timestamp()))
 RETURNING epoch, external_job_id
@@ -74,7 +75,7 @@ UPDATE rl.training_units
  WHERE unit_key = $1
 """
 _READ = """
-SELECT unit_key, batch_sha256, day, parent_version, config, backend, status, epoch,
+SELECT unit_key, batch_sha256, day, parent_version, config, backend, backend_reason, status, epoch,
        lease_until, owner, external_job_id, version, metrics, error, created_at, started_at, completed_at
   FROM rl.training_units WHERE unit_key = $1
 """
@@ -96,6 +97,7 @@ class TrainingUnit:
         config: Everything that changes the result (hyper-parameters, seed, library versions), as JSON.
         backend: `embedded`, `local` or `serverless`.
         day: UTC day of the batch; None for a unit outside the daily chain.
+        backend_reason: Why this backend, for people.
     """
 
     batch_sha256: str
@@ -103,6 +105,7 @@ class TrainingUnit:
     config: Mapping[str, Any]
     backend: str
     day: date | None = None
+    backend_reason: str | None = None
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +142,7 @@ class UnitRecord(msgspec.Struct, frozen=True):
     parent_version: str | None
     config: dict[str, Any]
     backend: str
+    backend_reason: str | None
     status: Status
     epoch: int
     lease_until: datetime | None
@@ -172,8 +176,9 @@ async def claim(rl: asyncpg.Connection, unit: TrainingUnit, *, owner: str, ttl: 
             unit.parent_version,
             dict(unit.config),
             unit.backend,
+            unit.backend_reason,
         )
-        taken = await rl.fetchrow(_CLAIM, unit.key, owner, ttl, unit.backend)
+        taken = await rl.fetchrow(_CLAIM, unit.key, owner, ttl, unit.backend, unit.backend_reason)
         if taken is not None:
             if unit.day is not None:
                 await rl.execute(_FREEZE_DAY, unit.day, unit.batch_sha256, unit.key)
@@ -194,7 +199,7 @@ async def heartbeat(rl: asyncpg.Connection, lease: Lease) -> datetime:
     """
     until = await rl.fetchval(_EXTEND, lease.unit.key, lease.epoch, lease.ttl)
     if until is None:
-        raise await _lost(rl, lease)
+        raise await lost_lease(rl, lease)
     return until
 
 
@@ -205,7 +210,7 @@ async def note_job(rl: asyncpg.Connection, lease: Lease, external_job_id: str) -
         LostLeaseError: Somebody else has the unit.
     """
     if await rl.fetchval(_JOB, lease.unit.key, lease.epoch, external_job_id) is None:
-        raise await _lost(rl, lease)
+        raise await lost_lease(rl, lease)
 
 
 async def publish(
@@ -228,7 +233,7 @@ async def publish(
             "SELECT epoch FROM rl.training_units WHERE unit_key = $1 AND status = 'running' FOR UPDATE", key
         )
         if held != lease.epoch:
-            raise await _lost(rl, lease)
+            raise await lost_lease(rl, lease)
         version = await register(rl)
         await rl.execute(_DONE, key, version, dict(metrics or {}))
         if lease.unit.day is not None:
@@ -275,7 +280,8 @@ async def find_trained(rl: asyncpg.Connection, day: date) -> UnitRecord | None:
     return await find(rl, key) if key is not None else None
 
 
-async def _lost(rl: asyncpg.Connection, lease: Lease) -> LostLeaseError:
+async def lost_lease(rl: asyncpg.Connection, lease: Lease) -> LostLeaseError:
+    """The error of somebody who no longer holds the unit; it says who does."""
     record = await find(rl, lease.unit.key)
     if record.status == "done":
         now = f"{record.version} was published by {record.owner}"
