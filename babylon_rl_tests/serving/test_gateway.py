@@ -1,126 +1,141 @@
-"""The gateway as a program of its own: it follows the deployments and stops cleanly."""
+"""The gateway as a program of its own: it follows deployments, keeps every call, and stops cleanly."""
 
 import asyncio
-import os
 import re
-import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
 from pathlib import Path
 
 import openai
 import pytest
 
-from babylon_rl.database.connection import open_databases
-from babylon_rl.deployment import registry
 from babylon_rl.deployment.candidates import ensure_base
-from babylon_rl.deployment.deploy import deploy
 from babylon_rl.deployment.errors import UnknownVersionError
-from babylon_rl.deployment.storage import local_path
-from babylon_rl.policy.checkpoints import load_checkpoint, save_checkpoint
-from babylon_rl.policy.errors import PortInUseError
-from babylon_rl.policy.server import listen
+from babylon_rl.policy.errors import CheckpointError, PortInUseError
+from babylon_rl.serving.errors import GatewaySetupError
 from babylon_rl.serving.gateway import run_gateway
 from babylon_rl.settings import Settings
-
-PROGRAM = [sys.executable, "-c", "from babylon_rl.cli import main; main()", "serve"]
-
-
-@contextmanager
-def gateway(settings: Settings, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The running program and its address."""
-    assert settings.database_url is not None
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "BABYLON_HOME": str(settings.home)}
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [*PROGRAM, "--port", "0"], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        )
-    try:
-        assert process.stdout is not None
-        announced = process.stdout.readline()
-        found = re.search(r"(v\d+\.\d+\.\d+) at (http://127\.0\.0\.1:\d+/v1)", announced)
-        assert found, f"{announced!r}, {log.read_text()}"
-        yield process, found[2]
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def ask(address: str) -> str:
-    """The version that answers."""
-    client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
-    messages: list = [{"role": "user", "content": "AURUM crash"}]
-    model = client.chat.completions.create(model="babylon-agent", messages=messages, logprobs=True).model
-    return re.findall(r"v\d+\.\d+\.\d+", model)[0]
-
-
-def wait_until_answered_by(address: str, version: str, seconds: float = 30.0) -> None:
-    limit = time.monotonic() + seconds
-    while ask(address) != version:
-        assert time.monotonic() < limit, f"{version} does not answer"
-        time.sleep(0.2)
-
-
-def deploy_next(settings: Settings, folder: Path, *, spoil: bool = False) -> None:
-    """Deploys the base model with a little noise on its weights as the next version; spoiled on request."""
-    import torch
-
-    async def run() -> None:
-        async with open_databases(settings) as db:
-            number = len(await registry.list_models(db.rl))
-            model, tokenizer = load_checkpoint(local_path(await registry.get(db.rl, "v0.0.0")))
-            torch.manual_seed(number)
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter += 0.02 * torch.randn_like(parameter)
-            path = folder / f"version-{number}"
-            manifest = save_checkpoint(path, model, tokenizer, {"parent": "v0.0.0"})
-            if spoil:
-                (path / "model.safetensors").write_bytes(b"spoiled")
-            record = await registry.register(
-                db.rl, parent_version="v0.0.0", storage_path=path.as_uri(), manifest=manifest
-            )
-            await deploy(db.rl, None, record.version, reason="test", verdict_required=False)
-
-    asyncio.run(run())
+from babylon_rl_tests.serving.program import (
+    ASK,
+    PROGRAM,
+    Program,
+    gateway,
+    in_database,
+    stored,
+    wait_for_stored,
+)
+from babylon_rl_tests.serving.versions import copied, deployed, spoil, trained
 
 
 def register_base(settings: Settings) -> None:
-    async def run() -> None:
-        async with open_databases(settings) as db:
-            await ensure_base(db.rl, settings)
+    in_database(settings, lambda db: ensure_base(db.rl, settings))
 
-    asyncio.run(run())
+
+def deploy(settings: Settings, path: Path) -> None:
+    in_database(settings, lambda db: deployed(db.rl, path))
 
 
 def test_it_follows_deployments_survives_a_corrupt_one_and_stops_cleanly(
-    settings: Settings, home_with_base: Path, tmp_path: Path
+    settings: Settings, home_with_base: Path, base_checkpoint: Path, tmp_path: Path
 ) -> None:
     register_base(settings)
     log = tmp_path / "log.txt"
-    with gateway(settings, log) as (process, address):
-        assert ask(address) == "v0.0.0", "the base model, before anything is deployed"
-        deploy_next(settings, tmp_path)
-        wait_until_answered_by(address, "v0.0.1")
-
-        deploy_next(settings, tmp_path, spoil=True)
-        limit = time.monotonic() + 30
-        while "v0.0.1" not in log.read_text() or "checksum" not in log.read_text():
-            assert ask(address) == "v0.0.1" and time.monotonic() < limit
-            time.sleep(0.2)
-        assert ask(address) == "v0.0.1", "what works goes on"
-        deploy_next(settings, tmp_path)
-        wait_until_answered_by(address, "v0.0.3")
-
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+    with gateway(settings, log) as program:
+        assert program.ask() == "v0.0.0", "the base model, before anything is deployed"
+        with Questions(program) as questions:
+            deploy(settings, trained(base_checkpoint, tmp_path / "1", 1))
+            program.wait_until_answered_by("v0.0.1")
+            spoil(corrupt := copied(base_checkpoint, tmp_path / "2"))
+            deploy(settings, corrupt)
+            deploy(settings, copied(base_checkpoint, tmp_path / "3"))
+            program_log_says(log, "the canary of v0.0.3 failed")
+            assert program.ask() == "v0.0.1", "what works goes on"
+            deploy(settings, trained(base_checkpoint, tmp_path / "4", 2))
+            program.wait_until_answered_by("v0.0.4")
+        assert questions.failures == [] and questions.asked > 20, "no request was dropped"
+        status = program.stop()
+        assert status in (0, -15, 128 + 15)
     assert "Traceback" not in log.read_text(), log.read_text()
-    port = int(re.findall(r":(\d+)/", address)[0])
-    listen("127.0.0.1", port).close()
+    rows = stored(settings, "response_id, version, untrainable")
+    assert {row[0] for row in rows} >= set(questions.answered), "every answer is kept"
+    assert {row[1] for row in rows} == {"v0.0.0", "v0.0.1", "v0.0.4"}
+    port = int(re.findall(r":(\d+)/", program.address)[0])
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+class Questions:
+    """Asks from a thread, whole and streamed in turns, for as long as it is open."""
+
+    def __init__(self, program: Program) -> None:
+        self._program, self._end = program, threading.Event()
+        self.asked, self.failures, self.answered = 0, [], []
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        client = self._program.client()
+        while not self._end.wait(0.02):
+            self.asked += 1
+            try:
+                if self.asked % 2:
+                    self.answered.append(
+                        client.chat.completions.create(model="babylon-agent", messages=ASK).id
+                    )
+                else:
+                    pieces = list(
+                        client.chat.completions.create(model="babylon-agent", messages=ASK, stream=True)
+                    )
+                    self.answered.append(pieces[-1].id)
+            except openai.OpenAIError as error:
+                self.failures.append(error)
+
+    def __enter__(self) -> "Questions":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def program_log_says(log: Path, words: str, seconds: float = 60.0) -> None:
+    import time
+
+    limit = time.monotonic() + seconds
+    while words not in log.read_text():
+        assert time.monotonic() < limit, log.read_text()
+        time.sleep(0.1)
+
+
+def test_a_call_is_in_postgresql_within_a_second_with_all_that_training_needs(
+    settings: Settings, home_with_base: Path, tmp_path: Path
+) -> None:
+    register_base(settings)
+    with gateway(settings, tmp_path / "log.txt") as program:
+        client = program.client(default_headers={"x-agent-id": "agent-7"})
+        whole = client.chat.completions.create(
+            model="babylon-agent", messages=ASK, seed=5, temperature=0.7, max_tokens=9, user="u\x00"
+        )
+        [(response_id,)] = wait_for_stored(settings, 1, seconds=2.0)
+        assert response_id == whole.id
+        again = client.chat.completions.create(
+            model="babylon-agent", messages=ASK, seed=5, temperature=0.7, max_tokens=9, stream=True
+        )
+        text = "".join(piece.choices[0].delta.content or "" for piece in again if piece.choices)
+        wait_for_stored(settings, 2, seconds=2.0)
+        assert text == whole.choices[0].message.content, "the same seed"
+    columns = (
+        "agent_id, version, token_ids, logprobs, logprobs_of, temperature, seed, finish_reason, untrainable"
+    )
+    one, other = stored(settings, columns)
+    assert one[0] == "agent-7" and one[1] == "v0.0.0" and one[4:7] == ("sampled", 0.7, 5)
+    assert one == other and len(one[2]) == len(one[3]) > 0
+    assert one[8] is None or one[7] == "length"
+    prompts = stored(settings, "prompt_token_ids, messages, parameters, content_sha256, chat_template_hash")
+    assert (
+        prompts[0][0] == prompts[1][0] and "AURUM crash" in prompts[0][1] and prompts[0][3:] == prompts[1][3:]
+    )
+    assert "u\\u0000" in prompts[0][2]
 
 
 def test_an_occupied_port_is_said_before_anything_else(settings: Settings) -> None:
@@ -132,9 +147,26 @@ def test_an_occupied_port_is_said_before_anything_else(settings: Settings) -> No
             asyncio.run(run_gateway(settings, port=port))
 
 
-def test_without_a_model_it_does_not_start(settings: Settings) -> None:
+def test_an_open_address_needs_keys(settings: Settings) -> None:
+    with pytest.raises(GatewaySetupError, match="Set GATEWAY_API_KEYS"):
+        asyncio.run(run_gateway(settings, host="0.0.0.0", port=0))
+
+
+def test_without_a_model_it_does_not_start(
+    settings: Settings,
+    home_with_base: Path,
+    base_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(UnknownVersionError, match=r"there is no model v0\.0\.0"):
         asyncio.run(run_gateway(settings, port=0))
+    register_base(settings)
+    spoil(corrupt := copied(base_checkpoint, tmp_path / "1"))
+    deploy(settings, corrupt)
+    alone = settings.model_copy(update={"rl_fallback_to_base": False})
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        asyncio.run(run_gateway(alone, port=0))
 
 
 @pytest.mark.long
