@@ -5,6 +5,7 @@ traceback.
 """
 
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -58,6 +59,11 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command; `main` looks for --debug itself, since errors come after parsing."""
+    from babylon_rl.logs import start_logging
+    from babylon_rl.settings import get_settings
+
+    with suppress(BabylonError):  # the command itself says what is wrong with the settings
+        start_logging(get_settings())
 
 
 def main() -> None:

@@ -43,7 +43,6 @@ class SeedFields(BaseSettings):
     training_env: str | None = replaced("BABYLON_ENV")
     local_endpoint: str | None = replaced("PORT")
     checkpoint_dir: str | None = replaced("BABYLON_HOME/models")
-    logs_dir: str | None = replaced("BABYLON_HOME/dagster")
     metrics_dir: str | None = replaced("BABYLON_HOME/wandb")
     poll_interval: float | None = replaced("Dagster's sensors and schedules", gt=0)
 
@@ -61,7 +60,6 @@ class SeedFields(BaseSettings):
     deployment_strategy: str | None = not_yet("gradual rollout")
     cron_secret: SecretStr | None = not_yet("the admin API")
     discord_webhook_url: SecretStr | None = not_yet("alerts")
-    log_level: str | None = not_yet("the JSON log file")
     github_token: SecretStr | None = games("Dagster starts training, not a workflow at GitHub")
     github_repo: str | None = games("Dagster starts training, not a workflow at GitHub")
     blob_read_write_token: SecretStr | None = replaced("ARTIFACT_URL; nothing is stored in public blobs")

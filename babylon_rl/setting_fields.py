@@ -44,6 +44,14 @@ def _comma_separated(value: object) -> object:
     return value.split(",") if isinstance(value, str) else value
 
 
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _names(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
 def _shares(weights: tuple[float, float, float]) -> tuple[float, float, float]:
     if min(weights) < 0 or abs(sum(weights) - 1.0) > 1e-6:
         raise ValueError("must be three shares, none negative, that add up to 1")
@@ -56,6 +64,8 @@ WindowId = Annotated[str, AfterValidator(_window_id)]
 Weights = Annotated[
     tuple[float, float, float], NoDecode, BeforeValidator(_comma_separated), AfterValidator(_shares)
 ]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 Version = Annotated[str, Field(pattern=r"^(latest|v\d+\.\d+\.\d+)$")]
 # W&B accepts more, but `:` and `/` would break artifact addresses.
 WandbName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -99,6 +109,17 @@ class PlaceFields(BaseSettings):
     artifact_url: str | None = Field(
         None,
         description="Where snapshots are stored (file:// addresses). Unset: BABYLON_HOME/artifacts.",
+    )
+    storage_roots: Names = Field(
+        (),
+        description="Places for archives and exports besides BABYLON_HOME/archives and /exports, "
+        "comma-separated: folders, s3://bucket/prefix, gs://…, az://….",
+    )
+    logs_dir: Path | None = Field(
+        None, description="Folder of app.log, one JSON object per line. Unset: BABYLON_HOME/logs."
+    )
+    log_level: LogLevel = Field(
+        "INFO", description="Least level of what app.log takes."
     )
     project_to_game: bool = Field(
         True, description="Also write results into the game's tables (outcomes, rewards, batches, models)."

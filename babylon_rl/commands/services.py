@@ -20,9 +20,11 @@ def serve(
     ] = None,
 ) -> None:
     """Run the OpenAI-compatible gateway: chat completions from the deployed model, until Ctrl-C."""
+    from babylon_rl.logs import log_rl_configuration
     from babylon_rl.serving import gateway
     from babylon_rl.settings import get_settings
 
+    log_rl_configuration(get_settings())
     gateway.serve(get_settings(), host=host, port=port)
 
 

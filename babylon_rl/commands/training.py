@@ -29,6 +29,7 @@ def train(
     ] = 300.0,
 ) -> None:
     """Train days through Dagster, so that the runs, their figures and their lineage are in the UI."""
+    from babylon_rl.logs import log_rl_configuration
     from babylon_rl.orchestration.instance import open_instance
     from babylon_rl.orchestration.training import recorded_days, train_day, trained_days
     from babylon_rl.orchestration.views import days_table
@@ -37,6 +38,7 @@ def train(
     if day is not None and mode is not TrainMode.single:
         raise CommandError(f"--day means nothing in mode {mode}", "Use it with --mode single.")
     settings = get_settings()
+    log_rl_configuration(settings)
     with open_instance(settings) as instance:
         if mode is TrainMode.list:
             out.print(days_table(wait(recorded_days(settings)), trained_days(instance), settings))

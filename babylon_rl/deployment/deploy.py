@@ -186,6 +186,9 @@ def _require_deployable(model: ModelRecord, verdict_required: bool) -> None:
 
 
 async def _project(rl: asyncpg.Connection, game: asyncpg.Connection | None, deployment: Deployment) -> None:
+    if deployment.changed:
+        told = {"version": deployment.version, "replaced": deployment.replaced, "reason": deployment.reason}
+        log.info("RL model %s serves now (%s)", deployment.version, deployment.reason, extra={"data": told})
     if game is None or not deployment.changed:
         return
     for version in filter(None, (deployment.replaced, deployment.version)):

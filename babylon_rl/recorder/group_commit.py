@@ -92,7 +92,7 @@ class GroupCommit:
             raise
 
     def _next_group(self) -> list[_Ended]:
-        """The oldest of those that wait: a share that leaves something to do for the writers that are free."""
+        """The oldest of those that wait: a share that leaves something to do for the free writers."""
         share = max(-(-len(self._waiting) // (self._most_writers - self._storing)), SMALLEST_SHARE)
         group: list[_Ended] = []
         size = 0
