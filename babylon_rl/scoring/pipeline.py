@@ -26,6 +26,8 @@ async def in_order(
     try:
         async for item in items:
             running.append((item, asyncio.ensure_future(_await(work(item)))))
+            # Whoever waits for an answer goes on before the next item is prepared.
+            await asyncio.sleep(0)
             while len(running) >= at_once or (running and running[0][1].done()):
                 first, task = running.popleft()
                 yield first, await task

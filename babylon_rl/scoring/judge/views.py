@@ -29,8 +29,10 @@ from babylon_rl.windows import window_range
 VERSION = "1"
 """Part of every cache key: raise it when the same episode gets another view."""
 
-_WORDS = ((240, 100), (120, 0), (50, 0), (0, 0))
-"""Characters of an agent's words and of what it saw, from roomy to tight."""
+_WORDS = (240, 120, 50, 0)
+"""Characters of an agent's words, from roomy to tight."""
+_SIGHT = 100
+"""Characters of what it saw, where there is room."""
 _READ = 600
 """Characters of a text that are looked at: redacted before it is clipped, so that no secret is cut in two."""
 _LONGEST_VALUE, _LONGEST_NAME, _MOST_ENTRIES, _DEEPEST = 120, 40, 8, 3
@@ -114,31 +116,43 @@ def _view(episode: Episode, redactor: Redactor, max_tokens: int) -> EpisodeView:
     room = max_tokens - estimate_tokens(head)
     whole = [_step(step, redactor, start) for step in episode.steps]
     _drop_repeated_state(whole)
-    bare = [estimate_tokens({k: v for k, v in step.items() if k not in ("said", "saw")}) for step in whole]
-    steps, costs = whole, bare
-    for tightness, (words, sight) in enumerate(_WORDS):
-        steps, costs = _tightened(whole, bare, words, sight)
-        if tightness:
-            steps, costs = _merge_holds(steps, costs)
+    bare = [estimate_tokens({k: v for k, v in step.items() if k != "said"}) for step in whole]
+    steps, costs = _tightened(whole, bare, _WORDS[0])
+    if sum(costs) <= room:
+        roomy = _with_sight(steps, costs, episode.steps, redactor)
+        steps, costs = roomy if sum(roomy[1]) <= room else (steps, costs)
+    for words in _WORDS[1:]:
         if sum(costs) <= room:
             break
+        steps, costs = _merge_holds(*_tightened(whole, bare, words))
     return make_view(episode.agent_id, head | {"steps": _fit(steps, costs, room)})
 
 
 def _tightened(
-    whole: Sequence[dict[str, Any]], bare: Sequence[int], words: int, sight: int
+    whole: Sequence[dict[str, Any]], bare: Sequence[int], words: int
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """Returns the steps with shorter texts, and what each one costs."""
+    """Returns the steps with so many characters of the agent's words, and what each step costs."""
     steps, costs = [], []
     for step, cost in zip(whole, bare, strict=True):
-        kept = {key: value for key, value in step.items() if key not in ("said", "saw")}
-        for key, limit in (("said", words), ("saw", sight)):
-            if limit and key in step:
-                kept[key] = clip(step[key], limit)
-                cost += estimate_tokens(kept[key]) + 5
-        steps.append({key: kept[key] for key in step if key in kept})
+        said = clip(step["said"], words) if words and "said" in step else None
+        if said is not None:
+            cost += estimate_tokens(said) + 5
+        steps.append(
+            {key: said if key == "said" else value for key, value in step.items() if key != "said" or said}
+        )
         costs.append(cost)
     return steps, costs
+
+
+def _with_sight(
+    steps: Sequence[dict[str, Any]], costs: Sequence[int], recorded: Sequence[Step], redactor: Redactor
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Adds the begin of what the agent saw; a luxury of short episodes."""
+    seen = [_saw(step, redactor) for step in recorded]
+    return (
+        [step | {"saw": saw} if saw else step for step, saw in zip(steps, seen, strict=True)],
+        [cost + estimate_tokens(saw) + 5 if saw else cost for cost, saw in zip(costs, seen, strict=True)],
+    )
 
 
 def _head(episode: Episode) -> dict[str, Any]:
@@ -162,8 +176,6 @@ def _step(step: Step, redactor: Redactor, start_ms: float) -> dict[str, Any]:
     if step.timestamp is not None and abs(step.timestamp - start_ms) < 86_400_000:
         view["min"] = round((step.timestamp - start_ms) / 60_000, 1)
     view["state"] = _state(step.environment_state)
-    if saw := _saw(step, redactor):
-        view["saw"] = saw
     if is_decision(action):
         view["did"] = clip(redactor.text(action.action_type[:_READ]), _LONGEST_NAME)
     if is_private(action.action_type):
@@ -171,7 +183,7 @@ def _step(step: Step, redactor: Redactor, start_ms: float) -> dict[str, Any]:
     if action.parameters:
         view["with"] = clean(_without_ids(action.parameters), redactor)
     if said := _said(step):
-        view["said"] = clip(redactor.text(said[:_READ]), _WORDS[0][0])
+        view["said"] = clip(redactor.text(said[:_READ]), _WORDS[0])
     view["ok"] = action.success
     if action.error:
         view["error"] = clean(action.error, redactor)
@@ -197,7 +209,7 @@ def _saw(step: Step, redactor: Redactor) -> str:
         for access in step.provider_accesses
         if not is_private(access.provider_name)
     )
-    return clip(redactor.text(text[:_READ]), _WORDS[0][1])
+    return clip(redactor.text(text[:_READ]), _SIGHT)
 
 
 def _begin_of_json(value: Any) -> str:

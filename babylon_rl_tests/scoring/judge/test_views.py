@@ -26,12 +26,12 @@ def test_a_step_is_state_decision_and_result():
         {
             "min": 5.0,
             "state": {"equity": 1000, "balance": 950, "lifetime_pnl": 12.5, "open": 1},
-            "saw": '{"AURUM":{"price":101.25}}',
             "did": "OPEN_PERP_POSITION",
             "with": {"ticker": "AURUM", "side": "long", "size": 500, "leverage": 10},
             "said": "AURUM surges, long.",
             "ok": True,
             "got": {"entryPrice": 101.25},
+            "saw": '{"AURUM":{"price":101.25}}',
         }
     ]
 
