@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -89,7 +88,6 @@ def train_and_judge(run: Run) -> Result:
 async def _train_and_judge(run: Run, started: float) -> Result:
     from babylon_rl.training.conversion import to_art_groups
     from babylon_rl.training.embedded import EmbeddedTrainConfig, optimise
-    from babylon_rl.training.errors import NoSignalError
     from babylon_rl.training.tiny_base import TinyBaseConfig, ensure_base_model
 
     home = Path(tempfile.gettempdir()) / f"babylon-learning-{os.getuid()}"
@@ -110,8 +108,7 @@ async def _train_and_judge(run: Run, started: float) -> Result:
         if run.shuffled:
             np.random.default_rng([run.seed, day]).shuffle(rewards.reshape(-1))
         groups = to_art_groups(_trainable(episodes, rewards))
-        with suppress(NoSignalError):  # such a day leaves the policy as it is, here as in the pipeline
-            optimise(engine.model, engine.tokenizer, groups, EmbeddedTrainConfig(seed=run.seed))
+        optimise(engine.model, engine.tokenizer, groups, EmbeddedTrainConfig(seed=run.seed))
     material = held_out(f"learning:{run}", run.windows, vault=True)
     standings = await contest({"base": base, "trained": engine}, material)
     trained, untrained = standings["trained"], standings["base"]

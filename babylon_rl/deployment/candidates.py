@@ -29,7 +29,7 @@ from babylon_rl.training import units
 from babylon_rl.training.batch import READY, TrainingBatch, load_batch
 from babylon_rl.training.conversion import TrainableEpisode, to_art_groups
 from babylon_rl.training.embedded import EmbeddedBackend, EmbeddedTrainConfig, Progress
-from babylon_rl.training.errors import BackendNotAvailableError, MissingBatchError, NoSignalError
+from babylon_rl.training.errors import BackendNotAvailableError, MissingBatchError
 from babylon_rl.training.lease import hold
 from babylon_rl.training.tiny_base import BASE_MODEL_NAME, ensure_base_model
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 LIBRARIES = ("torch", "transformers", "openpipe-art", "tokenizers", "numpy")
 """Libraries whose versions can change a checkpoint's bytes."""
 
-TRAINED, REPEATED, NO_DATA, NO_SIGNAL = "trained", "trained before", "no data", "no signal"
+TRAINED, REPEATED, NO_DATA = "trained", "trained before", "no data"
 
 _BATCH_OF_DAY = """
 SELECT batch.uri FROM rl.training_batches AS batch
@@ -55,9 +55,9 @@ class DayTraining:
 
     day: str
     status: str
-    """``trained``, ``trained before``, ``no data`` or ``no signal``."""
+    """``trained``, ``trained before`` or ``no data``."""
     model: ModelRecord
-    """The day's checkpoint; without data or signal its parent."""
+    """The day's checkpoint; without data its parent."""
     parent: ParentChoice
     reason: str
     batch: TrainingBatch
@@ -105,10 +105,7 @@ async def train_day(
     elif batch.status != READY:
         return DayTraining(day, NO_DATA, parent.model, parent, batch.reason, batch, {})
     else:
-        try:
-            status, model = await _train_unit(db, settings, batch, episodes, parent, on_step)
-        except NoSignalError as noise:
-            return DayTraining(day, NO_SIGNAL, parent.model, parent, str(noise), batch, {})
+        status, model = await _train_unit(db, settings, batch, episodes, parent, on_step)
     if settings.project_to_game:
         await _project(db, model, batch, store)
     return DayTraining(day, status, model, parent, parent.reason, batch, model.metrics, model.unit_key)

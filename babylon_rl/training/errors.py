@@ -58,13 +58,3 @@ class UnknownTrainingArgumentError(TrainingError):
             f"The {backend} backend has no training argument {name!r}",
             f"{hint}It has {', '.join(known)}.",
         )
-
-
-class NoSignalError(TrainingError):
-    """A batch has rewards, but its windows do not agree on any direction."""
-
-    def __init__(self, windows: int) -> None:
-        super().__init__(
-            f"The gradients of the batch's {windows} windows agree no more than chance makes them",
-            "Nothing is trained from noise; a day with more windows or agents may carry a signal.",
-        )

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from babylon_rl.training.errors import EmptyBatchError, NoSignalError, TrainingDivergedError
+from babylon_rl.training.errors import EmptyBatchError, TrainingDivergedError
 from babylon_rl.training.optimizer_state import OptimizerState
 from babylon_rl.training.recipe import EmbeddedTrainConfig
 from babylon_rl.training.reliability import signal_share
@@ -51,7 +51,6 @@ def optimise(
 
     Raises:
         EmptyBatchError: No group has a spread of rewards and recorded log-probabilities.
-        NoSignalError: The day's windows do not agree on any direction: its gradient is noise.
         TrainingDivergedError: The loss is no finite number.
     """
     import torch
@@ -98,7 +97,7 @@ def optimise(
 
 def _signal_share(model: "PreTrainedModel", packed: dict[str, Any], config: EmbeddedTrainConfig) -> float:
     """The factor of the learning rate; ART gives the rows of one group the same parent id."""
-    if not config.shrink_by_reliability:
+    if config.smallest_step >= 1.0:
         return 1.0
     groups = packed["parent_ids"][:, 0]
     windows = [(groups == group).nonzero()[:, 0] for group in groups.unique()]
@@ -106,9 +105,7 @@ def _signal_share(model: "PreTrainedModel", packed: dict[str, Any], config: Embe
     share = signal_share(
         windows, parameters, lambda rows: _loss(model, _batch(model, packed, rows), config).policy_loss
     )
-    if share == 0.0:
-        raise NoSignalError(len(windows))
-    return share
+    return max(share, config.smallest_step)
 
 
 def _steps(order: "torch.Tensor", config: EmbeddedTrainConfig) -> "list[tuple[torch.Tensor, ...]]":

@@ -12,8 +12,10 @@ class EmbeddedTrainConfig:
     """How the embedded backend trains one unit; part of the unit's identity."""
 
     learning_rate: float = 2e-3
-    shrink_by_reliability: bool = True
-    """Multiply the learning rate by the share of the day's gradient that is signal (``reliability``)."""
+    smallest_step: float = 0.25
+    """The learning rate is multiplied by the share of the day's gradient that is signal (``reliability``),
+    but by no less than this: a policy that starts from chance would never leave it. 1 turns it off.
+    """
     epochs: int = 4
     minibatches: int = 4
     """Optimiser steps per epoch, unless ``batch_size`` says how large one is."""

@@ -2,7 +2,7 @@
 
 ART rescales every batch to the same mean advantage, so a day of pure noise would take a step as large as a
 day full of signal. The windows of a day are independent repetitions: if the policy gradient's mean over them
-is no larger than chance makes it, there is nothing to learn, and the step shrinks to zero.
+is no larger than chance makes it, there is nothing to learn, and the step should be small.
 """
 
 from typing import TYPE_CHECKING, Any

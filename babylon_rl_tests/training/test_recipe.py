@@ -42,7 +42,7 @@ def trained(
 def test_the_default_is_ppo_as_the_learning_benchmark_knows_it() -> None:
     config = EmbeddedTrainConfig()
     assert (config.learning_rate, config.epochs, config.minibatches, config.epsilon) == (2e-3, 4, 4, 0.2)
-    assert config.shrink_by_reliability
+    assert config.smallest_step == 0.25
     assert (config.method, config.optimizer_state, config.precision) == ("full", "fresh", "float32")
     assert (config.batch_size, config.gradient_accumulation_steps) == (None, 1)
     assert (config.kl_penalty, config.warmup_steps) == (0.0, 0)
