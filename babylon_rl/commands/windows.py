@@ -1,6 +1,5 @@
 """`babylon windows …` and `babylon outcomes …`."""
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,21 +61,29 @@ def sync(
         int | None, typer.Option(min=1, help="Hours back from now. Default: BACKFILL_HOURS.")
     ] = None,
 ) -> None:
-    """Derive the market outcomes of the last complete windows anew; resolutions may have changed them."""
-    from babylon_rl.outcomes.market import derive_outcomes, store_outcomes
+    """Derive the market outcomes of the last complete windows anew, and value their orders again.
+
+    Late prices and resolutions may have changed them: a scored window whose verdict depends on them is stale.
+    """
+    from babylon_rl.outcomes.sync import SyncReport, sync_recent_windows
     from babylon_rl.settings import get_settings
-    from babylon_rl.windows import windows_between
 
-    async def sync_windows() -> int:
+    async def sync_windows() -> "SyncReport":
         settings = get_settings()
-        now = datetime.now(UTC)
-        last = now - settings.window_delay - timedelta(hours=1)
-        first = now - timedelta(hours=hours or settings.backfill_hours)
-        window_ids = windows_between(first, last + timedelta(seconds=1))
         async with databases() as db:
-            for window_id in track(window_ids, "Outcomes", console=err):
-                outcomes = await derive_outcomes(db.game, window_id)
-                await store_outcomes(db.rl, db.game, outcomes, settings.project_to_game)
-        return len(window_ids)
+            return await sync_recent_windows(
+                db.game,
+                db.rl,
+                hours=hours or settings.backfill_hours,
+                delay=settings.window_delay,
+                horizon=settings.training_horizon,
+                project_to_game=settings.project_to_game,
+                track=lambda windows: track(windows, "Outcomes", console=err),
+            )
 
-    out.print(f"{wait(sync_windows())} windows synced")
+    report = wait(sync_windows())
+    out.print(f"{len(report.windows)} windows synced, {len(report.changed)} changed")
+    if report.stale:
+        out.print(f"{len(report.stale)} of them had been scored and are stale: {', '.join(report.stale)}")
+    if report.credited:
+        out.print(f"orders of {len(report.credited)} windows valued again")

@@ -10,13 +10,14 @@ and each reads what the one before it stored, not what it returned.
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import msgspec
 
 from babylon_rl.database.connection import Databases
-from babylon_rl.outcomes.market import OpenWindowError, derive_outcomes, store_outcomes
-from babylon_rl.outcomes.pricing import OrderValue, load_order_values, value_orders
+from babylon_rl.outcomes.credit import credit_windows
+from babylon_rl.outcomes.market import OpenWindowError
+from babylon_rl.outcomes.pricing import OrderValue, load_order_values
+from babylon_rl.outcomes.sync import sync_window
 from babylon_rl.outcomes.window_outcomes import WindowOutcomes
 from babylon_rl.records.lean import LeanTrajectory, decode_lean_record, lean_trajectory
 from babylon_rl.records.quality import WindowQuality, load_window_quality
@@ -154,15 +155,25 @@ async def _store_snapshot(
 
 
 async def derive_window(db: Databases, window_id: str, settings: Settings) -> DerivedWindow:
-    """Derives a window's outcomes and values its orders at the horizons that have passed."""
+    """Derives a window's outcomes and values its orders at the horizons that have passed.
+
+    What was resolved in it is credited to the orders of the windows in which it was traded.
+    """
+    delay, horizon = settings.window_delay, settings.training_horizon
     try:
-        outcomes = await derive_outcomes(db.game, window_id, delay=settings.window_delay)
+        synced = await sync_window(
+            db.game,
+            db.rl,
+            window_id,
+            delay=delay,
+            horizon=horizon,
+            project_to_game=settings.project_to_game,
+        )
     except OpenWindowError as still_open:
         derived = DerivedWindow(None, [], still_open.problem)
     else:
-        await store_outcomes(db.rl, db.game, outcomes, settings.project_to_game)
-        orders = await value_orders(db.game, db.rl, window_id, datetime.now(UTC), delay=settings.window_delay)
-        derived = DerivedWindow(outcomes, orders, SETTLED)
+        await credit_windows(db.game, db.rl, delay=delay, horizon=horizon)
+        derived = DerivedWindow(synced.outcomes, synced.orders, SETTLED)
     await db.rl.execute(
         _DERIVED, window_id, derived.status, derived.outcomes.sha256 if derived.outcomes else None
     )

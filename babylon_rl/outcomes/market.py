@@ -1,9 +1,11 @@
 """Market outcomes: derived from the game's tables for a closed window, stored in `rl`, shown to the game.
 
-outcomes = await derive_outcomes(game, "2026-10-01T14:00")
+touched = await touched_instruments(game, rl, "2026-10-01T14:00")
+outcomes = await derive_outcomes(game, "2026-10-01T14:00", touched=touched)
 await store_outcomes(rl, game, outcomes, project_to_game=True)
 """
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +15,7 @@ from babylon_rl import windows
 from babylon_rl.errors import BabylonError
 from babylon_rl.outcomes.predictions import derive_predictions
 from babylon_rl.outcomes.stocks import derive_stocks, load_aliases, load_news
+from babylon_rl.outcomes.touched import touched_instruments
 from babylon_rl.outcomes.window_outcomes import (
     UNRESOLVED,
     WindowOutcomes,
@@ -21,7 +24,14 @@ from babylon_rl.outcomes.window_outcomes import (
     row_id_prefix,
 )
 
-__all__ = ["OpenWindowError", "WindowOutcomes", "derive_outcomes", "load_outcomes", "store_outcomes"]
+__all__ = [
+    "OpenWindowError",
+    "WindowOutcomes",
+    "derive_outcomes",
+    "load_outcomes",
+    "store_outcomes",
+    "touched_instruments",
+]
 
 DELAY = timedelta(minutes=5)
 
@@ -68,7 +78,12 @@ class OpenWindowError(BabylonError):
 
 
 async def derive_outcomes(
-    game: asyncpg.Connection, window_id: str, *, now: datetime | None = None, delay: timedelta = DELAY
+    game: asyncpg.Connection,
+    window_id: str,
+    *,
+    now: datetime | None = None,
+    delay: timedelta = DELAY,
+    touched: Collection[str] = (),
 ) -> WindowOutcomes:
     """Derives what stocks and prediction markets did in a window, and its news.
 
@@ -79,6 +94,8 @@ async def derive_outcomes(
         window_id: A canonical window id.
         now: Aware time at which the window has to be over; by default, the clock's.
         delay: How long the window has to be over, for late commits.
+        touched: What the window's agents named or traded, as they spell it: all of it is covered, in
+            `unknown` if in no other way.
 
     Raises:
         UnknownWindowError: `window_id` is not a window id.
@@ -95,11 +112,16 @@ async def derive_outcomes(
     async with nullcontext() if game.is_in_transaction() else snapshot:
         aliases = await load_aliases(game)
         news = await load_news(game, aliases, start, end)
+        stocks = await derive_stocks(game, aliases, news, start, end)
+        names = sorted({name for name in touched if aliases.resolve(name) is None})
+        predictions = await derive_predictions(game, start, end, names)
+        known = {text for market in predictions for text in (market.market_id, market.question)}
         return WindowOutcomes(
             window_id=window_id,
-            stocks=await derive_stocks(game, aliases, news, start, end),
-            predictions=await derive_predictions(game, start, end),
+            stocks=stocks,
+            predictions=predictions,
             news=news,
+            unknown=[name for name in names if name not in known],
         )
 
 

@@ -6,7 +6,7 @@
 Rules of the game: profit is the relative price move times the notional size, without the leverage; 0.1 % of
 the size is paid at opening and again at closing, rounded to cents; the margin is size / leverage; once the
 price is at or through the liquidation price, the margin is lost. Settlement never takes more than the margin.
-Funding exists in the game's code but is never charged, so it is left out.
+Funding exists in the game's code but is never charged: what is paid is an argument (`outcomes.funding`).
 """
 
 import math
@@ -36,7 +36,7 @@ class PerpValue(msgspec.Struct, frozen=True):
     value: float
     """Profit or loss after the fees of opening and closing; at least minus margin and opening fee."""
     pnl: float
-    """The same before fees."""
+    """The same before fees, after funding."""
     fees: float
     liquidated: bool
     exit_price: float
@@ -44,12 +44,12 @@ class PerpValue(msgspec.Struct, frozen=True):
 
 
 def normal_side(side: str) -> str:
-    """Returns `long` or `short` for any case of them.
+    """Returns `long` or `short` for any case of them, and for `open_long` and `open_short`.
 
     Raises:
         PricingError: It is neither.
     """
-    normal = side.strip().lower()
+    normal = side.strip().lower().removeprefix("open_")
     if normal not in SIDES:
         raise PricingError(f"{side!r} is no side of a perpetual", "Use long or short.")
     return normal
@@ -74,6 +74,7 @@ def value_perpetual(
     *,
     liquidation: float | None = None,
     fee_rate: float = FEE_RATE,
+    funding: float = 0.0,
 ) -> PerpValue:
     """Values a position that is closed at the last price of `prices`, unless it is liquidated before.
 
@@ -85,6 +86,7 @@ def value_perpetual(
         prices: Prices after opening in time order, shape `(ticks,)`; empty means that the price did not move.
         liquidation: Liquidation price, if it differs from the engine's formula (NPC positions).
         fee_rate: Share of `size` per opening or closing.
+        funding: USD paid until the end of the path; negative if received.
 
     Raises:
         PricingError: A number is not finite or not positive, or the side is unknown.
@@ -94,6 +96,8 @@ def value_perpetual(
     for name, number in (("size", size), ("leverage", leverage), ("entry price", entry_price)):
         if not (math.isfinite(number) and number > 0):
             raise PricingError(f"{name} {number} of an order", "It must be a positive number.")
+    if not math.isfinite(funding):
+        raise PricingError(f"funding {funding} of an order", "It must be a number.")
     if path.size and not (np.isfinite(path).all() and path.min() > 0):
         raise PricingError("a price path with prices that are no positive numbers", "Leave such ticks out.")
 
@@ -105,7 +109,7 @@ def value_perpetual(
         return PerpValue(value=-margin - fee, pnl=-margin, fees=fee, liquidated=True, exit_price=exit_price)
 
     exit_price = float(path[-1]) if path.size else float(entry_price)
-    pnl = sign * (exit_price - entry_price) / entry_price * size
+    pnl = sign * (exit_price - entry_price) / entry_price * size - funding
     settled = max(0.0, margin + pnl - fee)
     return PerpValue(
         value=settled - margin - fee,

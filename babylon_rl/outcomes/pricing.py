@@ -1,185 +1,115 @@
-"""What the perpetual orders of a window were worth against the recorded price path, at named horizons.
+"""What the orders of a window were worth against the recorded path, at named horizons.
 
-An order is a `PerpPosition` that one of the window's agents opened in the window. Its value at a horizon is
-what the money was after that time: the position's liquidation value net of both fees, or, if the agent closed
-it or the engine liquidated it earlier, what it was then. Positions opened before the window are not the
-window's decisions. An order belongs to the window of its `openedAt` alone and has one row per horizon, so
-nothing is paid twice.
+    values = await value_orders(game, rl, "2026-10-01T14:00")        # recorded ones, kept in rl.order_value
+    values = await value_hypothetical(game, [HypotheticalOrder(...)])  # what else an agent could have done
+
+A value is what the money was after that time, at liquidation value: what closing would have brought, after
+fees; or, if the agent closed it, the engine liquidated it or the market was resolved earlier, what it was
+then. Positions opened before the window are not the window's decisions. An order belongs to the window in
+which it was opened alone and has one row per horizon, so nothing is paid twice.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import msgspec
-import numpy as np
 
 from babylon_rl import windows
+from babylon_rl.outcomes.funding import FundingRule
+from babylon_rl.outcomes.order_value import DELAY, HORIZONS, RESOLUTION, Clock, OrderValue
+from babylon_rl.outcomes.perp_orders import (
+    EMPTY_PATH,
+    PERPETUAL,
+    PerpOrder,
+    PricePath,
+    load_perpetual_orders,
+    load_price_paths,
+    price_perpetuals,
+)
 from babylon_rl.outcomes.perpetuals import (
     PerpValue,
     PricingError,
     liquidation_price,
+    normal_side,
     trading_fee,
     value_perpetual,
 )
+from babylon_rl.outcomes.pool_paths import PoolPath, load_pool_paths
+from babylon_rl.outcomes.prediction_orders import (
+    PREDICTION,
+    PredictionOrder,
+    load_prediction_orders,
+    price_predictions,
+)
+from babylon_rl.outcomes.sides import prediction_side
 from babylon_rl.outcomes.tickers import TickerAliases, engine_ticker
+from babylon_rl.outcomes.touched import window_agents
 
 __all__ = [
+    "DELAY",
     "HORIZONS",
+    "PERPETUAL",
+    "PREDICTION",
+    "RESOLUTION",
+    "Clock",
+    "HypotheticalOrder",
     "OrderValue",
     "PerpOrder",
     "PerpValue",
+    "PoolPath",
+    "PredictionOrder",
     "PricePath",
     "PricingError",
     "liquidation_price",
     "load_order_values",
+    "load_pool_paths",
     "load_price_paths",
-    "price_orders",
+    "price_perpetuals",
+    "price_predictions",
+    "read_clock",
     "trading_fee",
+    "value_hypothetical",
     "value_orders",
     "value_perpetual",
 ]
 
-HORIZONS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24)}
-PERPETUAL = "perp"
-DELAY = timedelta(minutes=5)
-"""Time that late price rows get before a value counts as final."""
-
-_ORDERS = """
-SELECT "id", "userId", "organizationId", "ticker", "side", "size", "leverage", "entryPrice",
-       "liquidationPrice", "openedAt", "closedAt"
-  FROM "PerpPosition"
- WHERE "openedAt" >= $1 AND "openedAt" < $2 AND "userId" = ANY($3::text[])
- ORDER BY "userId", "openedAt", "id"
-"""
-# NaN sorts above infinity in PostgreSQL, so one comparison leaves both out.
-_PATHS = """
-SELECT "organizationId",
-       array_agg((extract(epoch FROM "timestamp") * 1000)::bigint ORDER BY "timestamp", "id") AS times,
-       array_agg("price" ORDER BY "timestamp", "id") AS prices
-  FROM "StockPrice"
- WHERE "organizationId" = ANY($1::text[]) AND "timestamp" > $2 AND "timestamp" <= $3
-   AND "price" > 0 AND "price" < 'Infinity'
- GROUP BY "organizationId"
-"""
-_AGENTS = """
-SELECT DISTINCT agent_id FROM rl.window_rows
- WHERE window_id = $1 AND (excluded IS NULL OR excluded = 'test_user') ORDER BY agent_id
-"""
-_UPSERT = """
-INSERT INTO rl.order_value AS o (order_id, horizon, agent_id, window_id, kind, instrument, side, size,
-                                 opened_at, value, matured, liquidated, valued_at)
+_FIELDS = (
+    *("order_id", "horizon", "agent_id", "window_id", "kind", "instrument", "side", "size"),
+    *("opened_at", "value", "matured", "liquidated"),
+)
+_COLUMNS = ", ".join(_FIELDS)
+_UPSERT = f"""
+INSERT INTO rl.order_value AS o ({_COLUMNS}, valued_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now())
 ON CONFLICT (order_id, horizon) DO UPDATE
    SET agent_id = excluded.agent_id, window_id = excluded.window_id, kind = excluded.kind,
        instrument = excluded.instrument, side = excluded.side, size = excluded.size,
        opened_at = excluded.opened_at, value = excluded.value, matured = excluded.matured,
        liquidated = excluded.liquidated, valued_at = excluded.valued_at
- WHERE (o.agent_id, o.window_id, o.instrument, o.side, o.size, o.opened_at, o.value, o.matured, o.liquidated)
-       IS DISTINCT FROM (excluded.agent_id, excluded.window_id, excluded.instrument, excluded.side,
-                         excluded.size, excluded.opened_at, excluded.value, excluded.matured,
+ WHERE (o.agent_id, o.window_id, o.kind, o.instrument, o.side, o.size, o.opened_at, o.value, o.matured,
+        o.liquidated)
+       IS DISTINCT FROM (excluded.agent_id, excluded.window_id, excluded.kind, excluded.instrument,
+                         excluded.side, excluded.size, excluded.opened_at, excluded.value, excluded.matured,
                          excluded.liquidated)
 """
 
 
-class PerpOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """A perpetual order as recorded; amounts in USD, times in UTC."""
+class HypotheticalOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """An order that nobody gave, in the words of an agent; amounts in USD."""
 
     order_id: str
-    agent_id: str
-    organization_id: str
-    ticker: str
-    side: str
-    size: float
-    """Notional."""
-    leverage: float
-    entry_price: float
-    opened_at: datetime
-    closed_at: datetime | None = None
-    liquidation: float | None = None
-
-
-class OrderValue(msgspec.Struct, frozen=True, kw_only=True):
-    """What an order was worth at a horizon."""
-
-    order_id: str
-    agent_id: str
-    window_id: str
+    agent_id: str = ""
     kind: str
+    """`perp` or `prediction`."""
     instrument: str
-    """Engine ticker of a perpetual."""
+    """Any spelling of a company, or the id of a prediction market."""
     side: str
+    """Any spelling of long, short, YES or NO."""
     size: float
-    opened_at: datetime
-    horizon: str
-    value: float | None
-    """USD after fees; None for an order that no rule gives a value to (a size of zero, an unknown side)."""
-    matured: bool
-    """Whether the horizon has passed in the recorded prices, so that the value is final."""
-    liquidated: bool
-
-
-class PricePath(msgspec.Struct):
-    """Recorded prices of one organization, both of shape `(ticks,)`, in time order."""
-
-    times: np.ndarray
-    """Milliseconds since 1970 in UTC."""
-    prices: np.ndarray
-
-    def between(self, after: datetime, until: datetime) -> np.ndarray:
-        """Returns the prices later than `after` and not later than `until`."""
-        first, last = np.searchsorted(self.times, [_milliseconds(after), _milliseconds(until)], side="right")
-        return self.prices[first:last]
-
-
-EMPTY_PATH = PricePath(np.empty(0, np.int64), np.empty(0))
-
-
-def price_orders(
-    orders: Iterable[PerpOrder],
-    paths: Mapping[str, PricePath],
-    *,
-    now: datetime,
-    recorded_until: datetime | None,
-    delay: timedelta = DELAY,
-) -> list[OrderValue]:
-    """Values orders at every horizon.
-
-    Args:
-        orders: Recorded or hypothetical orders.
-        paths: Price path by organization id; without one, the price counts as unchanged.
-        now: Aware time up to which horizons can have passed.
-        recorded_until: Time of the newest price of the game; a horizon beyond it has not matured, whatever
-        the
-            clock says.
-        delay: Time after a horizon before its value is final.
-    """
-    values = []
-    for order in orders:
-        path = paths.get(order.organization_id, EMPTY_PATH)
-        for horizon, length in HORIZONS.items():
-            end = order.opened_at + length
-            if order.closed_at is not None:
-                end = max(order.opened_at, min(end, order.closed_at))
-            known = recorded_until is not None and recorded_until >= end
-            worth = _worth(order, path.between(order.opened_at, end))
-            values.append(
-                OrderValue(
-                    order_id=order.order_id,
-                    agent_id=order.agent_id,
-                    window_id=windows.window_id_at(order.opened_at),
-                    kind=PERPETUAL,
-                    instrument=order.ticker,
-                    side=order.side,
-                    size=order.size,
-                    opened_at=order.opened_at,
-                    horizon=horizon,
-                    value=worth.value if worth else None,
-                    matured=known and now >= end + delay,
-                    liquidated=worth.liquidated if worth else False,
-                )
-            )
-    return values
+    """Notional of a perpetual, gross amount of a prediction."""
+    leverage: float = 1.0
+    at: datetime
 
 
 async def value_orders(
@@ -189,8 +119,9 @@ async def value_orders(
     now: datetime | None = None,
     *,
     delay: timedelta = DELAY,
+    funding: FundingRule | None = None,
 ) -> list[OrderValue]:
-    """Values the perpetual orders of a window's agents and keeps them in `rl.order_value`.
+    """Values the orders of a window's agents and keeps them in `rl.order_value`.
 
     Safe to repeat: values are replaced, and orders that the game no longer has are dropped.
 
@@ -200,96 +131,131 @@ async def value_orders(
         window_id: A canonical window id.
         now: Aware time up to which horizons can have passed; by default, the clock's.
         delay: Time after a horizon before its value is final.
+        funding: What perpetual positions pay for being held; by default only what the game recorded.
 
     Raises:
         UnknownWindowError: `window_id` is not a window id.
     """
     start, end = windows.window_range(window_id)
-    agents = [row["agent_id"] for row in await rl.fetch(_AGENTS, window_id)]
-    companies = await game.fetch('SELECT "id", "name" FROM "Organization" ORDER BY "id"')
-    aliases = TickerAliases([(row["id"], row["name"]) for row in companies])
-    orders = [_order(row, aliases) for row in await game.fetch(_ORDERS, start, end, agents)]
-    organizations = sorted({order.organization_id for order in orders})
-    values = price_orders(
-        orders,
-        await load_price_paths(game, organizations, start, end + max(HORIZONS.values())),
-        now=now or datetime.now(UTC),
-        recorded_until=await game.fetchval('SELECT max("timestamp") FROM "StockPrice"'),
-        delay=delay,
-    )
+    agents = await window_agents(rl, window_id)
+    clock = await read_clock(game, now, delay)
+    perpetuals = await load_perpetual_orders(game, agents, await _aliases(game), start, end)
+    organizations = sorted({order.organization_id for order in perpetuals})
+    paths = await load_price_paths(game, organizations, start, end + max(HORIZONS.values()))
+    predictions = await load_prediction_orders(game, agents, start, end)
+    pools = await load_pool_paths(game, {order.market_id for order in predictions})
+    values = price_perpetuals(perpetuals, paths, clock, funding=funding)
+    values += price_predictions(predictions, pools, _with_pools(clock, pools))
     await _store(rl, window_id, values)
     return values
+
+
+async def value_hypothetical(
+    game: asyncpg.Connection,
+    orders: Sequence[HypotheticalOrder],
+    now: datetime | None = None,
+    *,
+    delay: timedelta = DELAY,
+    funding: FundingRule | None = None,
+) -> list[OrderValue]:
+    """Values orders that could have been given against what was recorded; nothing is stored.
+
+    A perpetual is entered at the last recorded price of its moment. Every order gets its rows: one that could
+    not have been given (an unknown market or side, no price yet, a resolved market) has the value None.
+
+    Args:
+        game: Connection to the game's database; only reads.
+        orders: In any order, at any time.
+        now: Aware time up to which horizons can have passed; by default, the clock's.
+        delay: Time after a horizon before its value is final.
+        funding: What perpetual positions pay for being held.
+    """
+    if not orders:
+        return []
+    clock, aliases = await read_clock(game, now, delay), await _aliases(game)
+    first, last = min(order.at for order in orders), max(order.at for order in orders)
+    organizations = {o for order in orders if (o := aliases.resolve(order.instrument)) is not None}
+    paths = await load_price_paths(game, sorted(organizations), first, last + max(HORIZONS.values()))
+    pools = await load_pool_paths(game, {o.instrument for o in orders if o.kind == PREDICTION})
+    perpetuals = [_perpetual(order, aliases, paths) for order in orders if order.kind == PERPETUAL]
+    predictions = [_prediction(order) for order in orders if order.kind == PREDICTION]
+    values = price_perpetuals(perpetuals, paths, clock, funding=funding)
+    return values + price_predictions(predictions, pools, _with_pools(clock, pools))
 
 
 async def load_order_values(rl: asyncpg.Connection, window_id: str) -> list[OrderValue]:
     """Returns what `value_orders` last stored for a window, by agent, time and id."""
     rows = await rl.fetch(
-        "SELECT order_id, agent_id, window_id, kind, instrument, side, size, opened_at, horizon, value,"
-        " matured, liquidated FROM rl.order_value WHERE window_id = $1"
+        f"SELECT {_COLUMNS} FROM rl.order_value WHERE window_id = $1"
         " ORDER BY agent_id, opened_at, order_id, horizon",
         window_id,
     )
     return [OrderValue(**row) for row in rows]
 
 
-async def load_price_paths(
-    game: asyncpg.Connection, organizations: Sequence[str], after: datetime, until: datetime
-) -> dict[str, PricePath]:
-    """Returns the recorded prices later than `after` and not later than `until`, by organization id."""
-    rows = await game.fetch(_PATHS, list(organizations), after, until)
-    return {
-        row["organizationId"]: PricePath(
-            np.array(row["times"], np.int64), np.array(row["prices"], np.float64)
-        )
-        for row in rows
-    }
+async def read_clock(
+    game: asyncpg.Connection, now: datetime | None = None, delay: timedelta = DELAY
+) -> Clock:
+    """Returns how far time has come, by the clock and in the game's recorded prices."""
+    newest = await game.fetchval('SELECT max("timestamp") FROM "StockPrice"')
+    return Clock(now or datetime.now(UTC), newest, delay)
+
+
+def _with_pools(clock: Clock, pools: dict[str, PoolPath]) -> Clock:
+    """A game without stocks shows in its prediction markets how far it has been recorded."""
+    times = [path.times[-1] for path in pools.values() if path.times]
+    times += [path.resolved_at for path in pools.values() if path.resolved_at is not None]
+    newest = max([*times, *([clock.recorded_until] if clock.recorded_until else [])], default=None)
+    return msgspec.structs.replace(clock, recorded_until=newest)
+
+
+async def _aliases(game: asyncpg.Connection) -> TickerAliases:
+    companies = await game.fetch('SELECT "id", "name" FROM "Organization" ORDER BY "id"')
+    return TickerAliases([(row["id"], row["name"]) for row in companies])
 
 
 async def _store(rl: asyncpg.Connection, window_id: str, values: Sequence[OrderValue]) -> None:
+    rows = sorted(([getattr(v, name) for name in _FIELDS] for v in values), key=lambda row: row[:2])
     async with rl.transaction():
         await rl.execute(
-            "DELETE FROM rl.order_value WHERE window_id = $1 AND kind = $2 AND order_id <> ALL($3::text[])",
+            "DELETE FROM rl.order_value WHERE window_id = $1 AND order_id <> ALL($2::text[])",
             window_id,
-            PERPETUAL,
-            [value.order_id for value in values],
+            sorted({value.order_id for value in values}),
         )
-        await rl.executemany(
-            _UPSERT,
-            [
-                (v.order_id, v.horizon, v.agent_id, v.window_id, v.kind, v.instrument, v.side, v.size)
-                + (v.opened_at, v.value, v.matured, v.liquidated)
-                for v in values
-            ],
-        )
+        await rl.executemany(_UPSERT, rows)
 
 
-def _order(row: asyncpg.Record, aliases: TickerAliases) -> PerpOrder:
-    organization = aliases.resolve(row["organizationId"]) or aliases.resolve(row["ticker"])
-    liquidation = row["liquidationPrice"]
+def _perpetual(order: HypotheticalOrder, aliases: TickerAliases, paths: dict[str, PricePath]) -> PerpOrder:
+    organization = aliases.resolve(order.instrument)
+    entry = paths.get(organization or "", EMPTY_PATH).at(order.at)
+    try:
+        side = normal_side(order.side)
+    except PricingError:
+        side = order.side
     return PerpOrder(
-        order_id=row["id"],
-        agent_id=row["userId"],
-        organization_id=organization or row["organizationId"],
-        ticker=engine_ticker(organization or row["ticker"]),
-        side=row["side"].strip().lower(),
-        size=row["size"],
-        leverage=row["leverage"],
-        entry_price=row["entryPrice"],
-        opened_at=row["openedAt"],
-        closed_at=row["closedAt"],
-        liquidation=liquidation if 0 < liquidation < float("inf") else None,
+        order_id=order.order_id,
+        agent_id=order.agent_id,
+        organization_id=organization or order.instrument,
+        ticker=engine_ticker(organization or order.instrument),
+        side=side,
+        size=order.size,
+        leverage=order.leverage,
+        entry_price=entry if entry is not None else 0.0,  # no price, no value
+        opened_at=order.at,
     )
 
 
-def _worth(order: PerpOrder, prices: np.ndarray) -> PerpValue | None:
+def _prediction(order: HypotheticalOrder) -> PredictionOrder:
     try:
-        return value_perpetual(
-            order.side, order.size, order.leverage, order.entry_price, prices, liquidation=order.liquidation
-        )
+        side = prediction_side(order.side)
     except PricingError:
-        return None
-
-
-def _milliseconds(moment: datetime) -> int:
-    # Not timestamp(): its float cannot hold every millisecond exactly.
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+        side = None
+    return PredictionOrder(
+        order_id=order.order_id,
+        agent_id=order.agent_id,
+        market_id=order.instrument,
+        side=side,
+        amount=order.size,
+        opened_at=order.at,
+        hypothetical=True,
+    )

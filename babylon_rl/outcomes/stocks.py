@@ -40,7 +40,11 @@ SELECT "organizationId", "ticker", sum("size") AS volume
          WHERE "openedAt" >= $1 AND "openedAt" < $2
         UNION ALL
         SELECT "organizationId", "ticker", "size" FROM "PerpPosition"
-         WHERE "closedAt" >= $1 AND "closedAt" < $2) traded
+         WHERE "closedAt" >= $1 AND "closedAt" < $2
+        UNION ALL
+        SELECT "ticker", "ticker", "amount" FROM "NPCTrade"
+         WHERE "marketType" = 'perp' AND "ticker" IS NOT NULL
+           AND "executedAt" >= $1 AND "executedAt" < $2) traded
  WHERE "size" > 0 AND "size" < 'Infinity'
  GROUP BY "organizationId", "ticker"
  ORDER BY "organizationId", "ticker"

@@ -39,7 +39,7 @@ class StockOutcome(msgspec.Struct, kw_only=True, frozen=True):
     moves: int
     """Price changes inside the window; the engine's repeated rows without a change do not count."""
     volume: float
-    """Notional of perpetual positions opened and closed in the window."""
+    """Notional of perpetual positions opened and closed in the window, and what NPCs traded."""
     news: list[str]
     """News of the window that names the company."""
     flags: list[str]
@@ -57,7 +57,10 @@ class PredictionOutcome(msgspec.Struct, kw_only=True, frozen=True):
     """Of YES: the last price before the resolution and before the end of the window."""
     resolved_at: datetime | None
     flags: list[str]
-    """`time_from:<source>`, `probability_from:<source>`, `resolved_without_answer`, `clipped:<column>`."""
+    """`time_from:<source>`, `probability_from:<source>`, `resolved_without_answer`, `resolved_before` (and
+    named in the window all the same), `question_closed_market_open`, `clipped:<column>`."""
+    volume: float = 0.0
+    """USD that agents and NPCs traded in the window."""
 
 
 class News(msgspec.Struct, kw_only=True, frozen=True):
@@ -78,6 +81,9 @@ class WindowOutcomes(msgspec.Struct, kw_only=True, frozen=True):
     stocks: list[StockOutcome]
     predictions: list[PredictionOutcome]
     news: list[News]
+    unknown: list[str] = []
+    """What the window's agents named or traded, and the game has neither as a company nor as a market (any
+    more): UNRESOLVED for ever."""
     sentiment_percent: float = SENTIMENT_PERCENT
 
     def to_json(self) -> str:
@@ -147,6 +153,7 @@ def projected_rows(outcomes: WindowOutcomes) -> list[dict[str, Any]]:
             "question": market.question,
             "outcome": market.outcome,
             "finalProbability": to_column("finalProbability", market.final_probability)[0],
+            "volume": to_column("volume", market.volume)[0],
         }
         for market in outcomes.predictions
     ]

@@ -1,0 +1,158 @@
+"""Credit across windows: a market's resolution belongs to the window in which it was resolved, its pay to the
+windows in which it was traded.
+
+Markets are resolved about three days after their trades, so the values of orders become final long after
+their window was processed. `credit_windows` brings them up to date, by market id; `load_residuals` says what
+a resolution adds to what an order has been paid for already, which is what a residual training unit pays.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import msgspec
+
+from babylon_rl.outcomes.order_value import DELAY, HORIZONS, OrderValue
+from babylon_rl.outcomes.pricing import load_order_values, read_clock, value_orders
+
+_NEVER = datetime(1970, 1, 3, tzinfo=UTC)
+WINDOWS_AT_ONCE = 48
+"""Windows that one call values again; the others wait for the next."""
+
+# Orders whose time has come since they were valued, and those of markets that were resolved (or corrected).
+_WINDOWS = """
+SELECT window_id
+  FROM (SELECT window_id, opened_at FROM rl.order_value
+         WHERE NOT matured AND horizon = '1h' AND opened_at <= $1
+        UNION ALL
+        SELECT window_id, opened_at FROM rl.order_value
+         WHERE NOT matured AND horizon = '24h' AND opened_at <= $2
+        UNION ALL
+        SELECT o.window_id, o.opened_at
+          FROM (SELECT market_id, max(as_of) AS as_of FROM rl.market_resolutions GROUP BY market_id) r
+          JOIN rl.order_value o ON o.instrument = r.market_id AND o.horizon = 'resolution'
+         WHERE r.as_of > o.valued_at) due
+ GROUP BY window_id ORDER BY max(opened_at) DESC LIMIT $3
+"""
+_STALE = """
+UPDATE rl.recorded_windows SET settled = false, stale_reason = $2 WHERE window_id = $1 AND settled
+"""
+_LOOKED_AT = """
+UPDATE rl.order_value SET valued_at = now() WHERE window_id = $1 AND horizon = 'resolution'
+"""
+_RESIDUALS = """
+SELECT paid.order_id, paid.agent_id, paid.window_id, paid.instrument AS market_id, paid.value AS paid,
+       resolved.value AS resolved
+  FROM rl.order_value paid
+  JOIN rl.order_value resolved ON resolved.order_id = paid.order_id AND resolved.horizon = 'resolution'
+ WHERE paid.horizon = $2 AND paid.window_id = ANY($1::text[]) AND paid.matured AND resolved.matured
+   AND paid.value IS NOT NULL AND resolved.value IS NOT NULL
+ ORDER BY paid.window_id, paid.agent_id, paid.order_id
+"""
+_RESOLVED = """
+SELECT DISTINCT ON (market_id) market_id, outcome FROM rl.market_resolutions
+ WHERE market_id = ANY($1::text[]) AND ($2::timestamptz IS NULL OR as_of <= $2)
+ ORDER BY market_id, as_of DESC, id DESC
+"""
+
+
+class Residual(msgspec.Struct, frozen=True, kw_only=True):
+    """What a resolution adds to the value that an order was rewarded with."""
+
+    order_id: str
+    agent_id: str
+    window_id: str
+    market_id: str
+    paid: float
+    """USD at the training horizon, which the window's group was scored with."""
+    resolved: float
+    """USD after the resolution."""
+
+    @property
+    def residual(self) -> float:
+        """USD that nobody has been rewarded with yet; never the whole value a second time."""
+        return self.resolved - self.paid
+
+
+async def credit_windows(
+    game: asyncpg.Connection,
+    rl: asyncpg.Connection,
+    now: datetime | None = None,
+    *,
+    delay: timedelta = DELAY,
+    horizon: str = "1h",
+) -> list[str]:
+    """Values the orders again whose horizon has passed or whose market was resolved since; returns windows.
+
+    Args:
+        game: Connection to the game's database; only reads.
+        rl: Connection to the database with schema `rl`; may be the same one.
+        now: Aware time up to which horizons can have passed; by default, the clock's.
+        delay: Time after a horizon before its value is final.
+        horizon: The training horizon: a change of its values makes a scored window stale.
+    """
+    clock = await read_clock(game, now, delay)
+    now, until = clock.now, min(clock.now - delay, clock.recorded_until or _NEVER)
+    due = [max(_NEVER, until - HORIZONS[name]) for name in ("1h", "24h")]
+    found = [row["window_id"] for row in await rl.fetch(_WINDOWS, *due, WINDOWS_AT_ONCE)]
+    for window_id in found:
+        _, reasons = await value_again(game, rl, window_id, now, delay=delay, horizon=horizon)
+        await mark_stale(rl, window_id, reasons)
+        # Looked at, even where nothing has changed: an order may have lost its position.
+        await rl.execute(_LOOKED_AT, window_id)
+    return sorted(found)
+
+
+async def value_again(
+    game: asyncpg.Connection,
+    rl: asyncpg.Connection,
+    window_id: str,
+    now: datetime,
+    *,
+    delay: timedelta = DELAY,
+    horizon: str = "1h",
+) -> tuple[list[OrderValue], list[str]]:
+    """Values a window's orders; returns the values, and in words what differs from those that were paid."""
+    before = await load_order_values(rl, window_id)
+    values = await value_orders(game, rl, window_id, now, delay=delay)
+    differing = _of_horizon(before, horizon) ^ _of_horizon(values, horizon)
+    orders = len({value.order_id for value in differing})
+    return values, [f"the values of {orders} orders at +{horizon} changed"] if orders else []
+
+
+async def mark_stale(rl: asyncpg.Connection, window_id: str, reasons: Sequence[str]) -> bool:
+    """Notes why a window's verdict is not the last word; returns whether it had one."""
+    if not reasons:
+        return False
+    return await rl.execute(_STALE, window_id, "; ".join(reasons)) == "UPDATE 1"
+
+
+async def load_residuals(
+    rl: asyncpg.Connection, window_ids: Sequence[str], horizon: str = "1h"
+) -> list[Residual]:
+    """Returns what resolutions have added to the orders of some windows, by window, agent and order.
+
+    Args:
+        rl: Connection to the database with schema `rl`.
+        window_ids: Windows, for example those of a trained day.
+        horizon: The training horizon whose values were paid.
+    """
+    return [Residual(**row) for row in await rl.fetch(_RESIDUALS, list(window_ids), horizon)]
+
+
+async def load_resolutions(
+    rl: asyncpg.Connection, market_ids: Sequence[str], as_of: datetime | None = None
+) -> dict[str, str]:
+    """Returns YES or NO by market id, for the markets that were known to be resolved at a moment.
+
+    Args:
+        rl: Connection to the database with schema `rl`, as the judge's role.
+        market_ids: Markets.
+        as_of: Aware moment at which it was known; by default, now.
+    """
+    rows = await rl.fetch(_RESOLVED, list(market_ids), as_of)
+    return {row["market_id"]: row["outcome"] for row in rows}
+
+
+def _of_horizon(values: Sequence[OrderValue], horizon: str) -> set[OrderValue]:
+    return {value for value in values if value.horizon == horizon}
