@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from babylon_rl import windows
+from babylon_rl.records.forgotten import FORGOTTEN, NOBODY, Forgotten
 from babylon_rl.records.game_rows import LARGEST_ROW
 from babylon_rl.records.instruments import named_instruments
 from babylon_rl.records.quality import RowQuality, row_quality
@@ -57,9 +58,16 @@ class ExaminedRow(msgspec.Struct, kw_only=True):
     trajectory: RecordedTrajectory | None = None
 
 
-def examine(row: Row) -> ExaminedRow:
-    """Returns what a row of `game_rows.read_rows` holds; rows left out on purpose are not decoded."""
+def examine(row: Row, forgotten: Forgotten = NOBODY) -> ExaminedRow:
+    """Returns what a row of `game_rows.read_rows` holds; rows left out on purpose are not decoded.
+
+    Args:
+        row: The row.
+        forgotten: Agents whose rows are left out although the game still has them.
+    """
     facts = row_facts(row)
+    if forgotten and row["agentId"] in forgotten:
+        facts = msgspec.structs.replace(facts, excluded=FORGOTTEN)
     examined = ExaminedRow(trajectory_id=row["trajectoryId"], agent_id=row["agentId"], facts=facts, row=row)
     if facts.excluded not in (None, TEST_USER):
         return examined

@@ -11,6 +11,7 @@ import asyncpg
 
 from babylon_rl.records import game_rows
 from babylon_rl.records.examine import examine
+from babylon_rl.records.forgotten import NOBODY, forgotten_agents
 from babylon_rl.records.known_rows import DELETED, note, note_deleted
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -89,8 +90,9 @@ async def _take_news(game: asyncpg.Connection, rl: asyncpg.Connection, page: lis
         if known.get(row["trajectoryId"]) != (row["version"], row["player"])
     ]
     changed = 0
+    forgotten = await forgotten_agents(rl) if news else NOBODY
     async for rows in game_rows.read_rows(game, news):
-        changed += await note(rl, [examine(row) for row in rows])
+        changed += await note(rl, [examine(row, forgotten) for row in rows])
     return changed
 
 
@@ -104,8 +106,9 @@ async def _recheck_quarantine(game: asyncpg.Connection, rl: asyncpg.Connection) 
     touched = [
         (row, held[row]["bytes"]) for row, version in versions.items() if version != held[row]["row_version"]
     ]
+    forgotten = await forgotten_agents(rl) if touched else NOBODY
     async for rows in game_rows.read_rows(game, touched):
-        changed += await note(rl, [examine(row) for row in rows])
+        changed += await note(rl, [examine(row, forgotten) for row in rows])
     return changed
 
 

@@ -19,6 +19,7 @@ import msgspec
 from babylon_rl import windows
 from babylon_rl.records import game_rows
 from babylon_rl.records.examine import ExaminedRow, examine
+from babylon_rl.records.forgotten import NOBODY, forgotten_agents
 from babylon_rl.records.known_rows import DELETED, content_fingerprint, note, note_deleted
 from babylon_rl.records.lean import LeanTrajectory, decode_lean, lean_trajectory
 from babylon_rl.records.steps import UnreadableRowError, decode_steps
@@ -227,11 +228,12 @@ class WindowStream:
     async def _examine_again(self) -> AsyncIterator[list[Any]]:
         """Examines the rows that are not as they were known, and yields what belongs to the window."""
         again, found = self._again, set()
+        forgotten = await forgotten_agents(self._rl) if again else NOBODY
         async for rows in game_rows.read_rows(self._game, [(i, self._known[i]["bytes"]) for i in again]):
             batch = []
             for row in rows:
                 found.add(row["trajectoryId"])
-                examined = examine(row)
+                examined = examine(row, forgotten)
                 if examined.facts.window_id == self.read.window_id:
                     batch += self._take(examined)
                 # Its steps are not needed any more.

@@ -23,6 +23,8 @@ from babylon_rl.training.leaks import Leak, scan
 
 KIND = "training_batch"
 READY, EMPTY = "ready", "empty"
+TRAINED_AS = "trained_as"
+"""Key of a batch's summary once `babylon forget` has deleted an agent from it: the hash it had before."""
 
 _GROUPS = """
 SELECT window_id, group_uri FROM rl.window_state
@@ -228,9 +230,11 @@ async def _freeze(
 
 
 def _batch(summary: dict[str, Any], uri: str) -> TrainingBatch:
-    leaks = [Leak(**leak) for leak in summary["leaks"]]
-    sha256 = uri.rsplit("/", 1)[-1].split(".", 1)[0]
-    return TrainingBatch(**{**summary, "leaks": leaks}, sha256=sha256, uri=uri)
+    # A batch that an agent was deleted from keeps the name under which it was trained.
+    known = {key: value for key, value in summary.items() if key != TRAINED_AS}
+    known["leaks"] = [Leak(**leak) for leak in summary["leaks"]]
+    sha256 = summary.get(TRAINED_AS) or uri.rsplit("/", 1)[-1].split(".", 1)[0]
+    return TrainingBatch(**known, sha256=sha256, uri=uri)
 
 
 def _episode(record: dict[str, Any]) -> TrainableEpisode:
