@@ -33,7 +33,8 @@ class ParentChoice:
 async def newest_not_rejected(rl: asyncpg.Connection, *, before: date | None = None) -> ModelRecord | None:
     """The newest checkpoint of the live chain that is whole and not rejected, None when there is none.
 
-    Branches of `--retrain` (a day's second unit) do not count, nor does the base model.
+    Side branches (a window trained alone, a retraining, a day's second unit) do not count, nor does the base
+    model.
 
     Args:
         before: Only checkpoints of earlier days, so that a repeated day does not start from its own result.
@@ -42,7 +43,7 @@ async def newest_not_rejected(rl: asyncpg.Connection, *, before: date | None = N
     by_version = {model.version: model for model in models}
     live = {row["day"]: row["unit_key"] for row in await rl.fetch(_TRAINED_DAYS)}
     for model in models:
-        if model.is_base or model.status not in USABLE:
+        if model.is_base or model.branch is not None or model.status not in USABLE:
             continue
         if before is not None and model.day is not None and model.day >= before:
             continue
@@ -87,7 +88,8 @@ async def ancestors(rl: asyncpg.Connection, version: str) -> Sequence[ModelRecor
 
 
 def _is_earlier(model: ModelRecord, day: date | None) -> bool:
-    return day is None or model.day is None or model.day < day
+    """Whether a model may be a day's parent: of the live chain, and of no later day."""
+    return model.branch is None and (day is None or model.day is None or model.day < day)
 
 
 def _descends_from_rejected(model: ModelRecord, by_version: Mapping[str, ModelRecord]) -> bool:

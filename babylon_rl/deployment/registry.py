@@ -30,13 +30,13 @@ _NEXT: dict[Status, tuple[Status, ...]] = {
 """What `set_status` may do; deployed and archived are `deploy`'s business."""
 
 _COLUMNS = """version, model_id, parent_version, base_model, unit_key, batch_sha256, day, storage_path,
-       status, verdict, manifest, metrics, created_at, deployed_at, archived_at"""
+       status, verdict, manifest, metrics, created_at, deployed_at, archived_at, branch"""
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('babylon_rl'), hashtext('rl.models'))"
 _VERSIONS = "SELECT version FROM rl.models"
 _INSERT = f"""
 INSERT INTO rl.models (version, model_id, parent_version, base_model, unit_key, batch_sha256, day,
-                       storage_path, status, manifest, metrics)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                       storage_path, status, manifest, metrics, branch)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 RETURNING {_COLUMNS}
 """
 
@@ -45,7 +45,7 @@ class ModelRecord(msgspec.Struct, frozen=True):
     """A row of `rl.models`; times are aware UTC.
 
     `storage_path` is a URI (`file://`, `s3://`, `wandb-artifact:///`); `metrics` holds the training's figures
-    and, under `benchmark`, those of the gate.
+    and, under `benchmark`, those of the gate; `branch` names a side branch, None means the live chain.
     """
 
     version: str
@@ -63,6 +63,7 @@ class ModelRecord(msgspec.Struct, frozen=True):
     created_at: datetime
     deployed_at: datetime | None
     archived_at: datetime | None
+    branch: str | None = None
 
     @property
     def number(self) -> Version:
@@ -90,7 +91,7 @@ async def ensure_base(
         row = await rl.fetchrow(f"SELECT {_COLUMNS} FROM rl.models WHERE version = $1", str(BASE))
         if row is None:
             values = (str(BASE), BASE.model_id, None, base_model, None, None, None, storage_path, "ready")
-            return _record(await rl.fetchrow(_INSERT, *values, dict(manifest or {}), {}))
+            return _record(await rl.fetchrow(_INSERT, *values, dict(manifest or {}), {}, None))
         base = _record(row)
         if base.base_model != base_model:
             raise BaseModelMismatchError(
@@ -114,6 +115,7 @@ async def register(
     manifest: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     status: Status = "ready",
+    branch: str | None = None,
 ) -> ModelRecord:
     """Give a checkpoint the next version (newest patch + 1, numerically) and record it.
 
@@ -136,7 +138,7 @@ async def register(
         identity = (str(version), version.model_id, parent.version, parent.base_model)
         origin = (unit_key, batch_sha256, day, storage_path, status)
         return _record(
-            await rl.fetchrow(_INSERT, *identity, *origin, dict(manifest or {}), dict(metrics or {}))
+            await rl.fetchrow(_INSERT, *identity, *origin, dict(manifest or {}), dict(metrics or {}), branch)
         )
 
 

@@ -76,7 +76,9 @@ def write_checkpoint(path: Path, write: Write, manifest: Mapping[str, Any]) -> d
         if path.exists():
             if read_manifest(path)["files"] != files:
                 raise CheckpointError(path, "it exists already with other contents")
-            return read_manifest(path)
+            if _is_intact(path, files):
+                return read_manifest(path)
+            shutil.rmtree(path)  # damaged since: what is written here are the same bytes, whole
         os.replace(scratch, path)
         _flush(path.parent)
         return complete
@@ -86,6 +88,10 @@ def write_checkpoint(path: Path, write: Write, manifest: Mapping[str, Any]) -> d
         raise CheckpointStorageError(path, reason) from problem
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_intact(path: Path, files: Mapping[str, str]) -> bool:
+    return all((path / name).is_file() and _sha256(path / name) == sha for name, sha in files.items())
 
 
 def _storage_problem(problem: Exception) -> str | None:

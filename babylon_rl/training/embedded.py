@@ -17,6 +17,7 @@ from babylon_rl.training.gradient import Progress, _pack, optimise
 from babylon_rl.training.networks import Network, open_network
 from babylon_rl.training.optimizer_state import OptimizerState
 from babylon_rl.training.recipe import EmbeddedTrainConfig
+from babylon_rl.training.stages import Stage, reached
 from babylon_rl.training.supervised import fine_tune
 
 if TYPE_CHECKING:
@@ -77,7 +78,6 @@ class EmbeddedBackend:
         config: EmbeddedTrainConfig | None = None,
         manifest: dict[str, Any] | None = None,
         on_step: Progress | None = None,
-        before_save: Callable[[], None] | None = None,
         **arguments: Any,
     ) -> "art.types.LocalTrainResult":
         """Train the current checkpoint on the groups, write the result to ``output`` and make it the current
@@ -86,7 +86,6 @@ class EmbeddedBackend:
         Args:
             output: directory of the result; by default where ART's LocalBackend would put it.
             manifest: provenance to be stored with the checkpoint.
-            before_save: called when the weights are trained and nothing is written yet.
             arguments: fields of ``EmbeddedTrainConfig`` that replace those of ``config``.
 
         Raises:
@@ -104,7 +103,8 @@ class EmbeddedBackend:
         output = output or self._art_checkpoints(model) / f"{self.step + 1:04d}"
         groups, started = list(trajectory_groups), time.monotonic()
         network = open_network(self.checkpoint, config)
-        samples = self._optimise(network, groups, config, on_step, output, manifest or {}, before_save)
+        reached(Stage.MODEL_LOADED)
+        samples = self._optimise(network, groups, config, on_step, output, manifest or {})
         metrics = aggregate_rl_training_metrics(
             training_metrics=samples, trajectory_groups=groups, trainer_started=started
         )
@@ -118,7 +118,6 @@ class EmbeddedBackend:
         on_step: Progress | None,
         output: Path,
         manifest: dict[str, Any],
-        before_save: Callable[[], None] | None,
     ) -> list[dict[str, float]]:
         keeps_state = config.optimizer_state == "continue"
         state = OptimizerState.load(self.checkpoint) if keeps_state else None
@@ -126,23 +125,28 @@ class EmbeddedBackend:
         samples = optimise(
             network.model, network.tokenizer, groups, config, on_step, reference=reference, state=state
         )
-        if before_save:
-            before_save()
+        reached(Stage.WEIGHTS_TRAINED)
 
         def write(folder: Path) -> None:
             network.write(folder)
             if state is not None:
                 state.save(folder)
+            reached(Stage.FILES_WRITTEN)
 
-        self._adopt(output, network, write, {**manifest, "train_config": asdict(config)})
+        provenance = {"device": network.model.device.type, "train_config": asdict(config), "steps": samples}
+        self._save(output, network, write, {**manifest, **provenance})
         return samples
 
-    def _adopt(
+    def _save(
         self, output: Path, network: Network, write: Callable[[Path], None], manifest: dict[str, Any]
     ) -> None:
-        """Write the trained network and make it the current checkpoint, also for those who are served."""
+        """Write the trained network and make it the current checkpoint."""
         write_checkpoint(output, write, {**manifest, **network.provenance, "step": self.step + 1})
-        self.checkpoint, self.step = output, self.step + 1
+        self.adopt(output)
+
+    def adopt(self, checkpoint: Path) -> None:
+        """Make a finished checkpoint the current one, one step further, also for those who are served."""
+        self.checkpoint, self.step = checkpoint, self.step + 1
         if self._server:
             self._server.swap(self._engine())
 
@@ -160,7 +164,7 @@ class EmbeddedBackend:
         for metrics in fine_tune(network, list(trajectories), config, recipe):
             yield metrics
         output = self._art_checkpoints(model) / f"{self.step + 1:04d}"
-        self._adopt(output, network, network.write, {"supervised": config.model_dump()})
+        self._save(output, network, network.write, {"supervised": config.model_dump()})
 
     async def close(self) -> None:
         """Stop serving."""

@@ -10,7 +10,14 @@ import pytest
 
 from babylon_rl.database.connection import Databases, open_databases
 from babylon_rl.deployment import registry
-from babylon_rl.deployment.candidates import NO_DATA, REPEATED, TRAINED, ensure_base, train_day
+from babylon_rl.deployment.candidates import (
+    NO_DATA,
+    REPEATED,
+    TRAINED,
+    DayTraining,
+    ensure_base,
+    train_day,
+)
 from babylon_rl.deployment.storage import local_path, open_engine
 from babylon_rl.policy.checkpoints import read_manifest, verify_checkpoint
 from babylon_rl.policy.engine import EmbeddedEngine
@@ -20,6 +27,7 @@ from babylon_rl.scoring.groups import ScoredGroup
 from babylon_rl.settings import Settings
 from babylon_rl.training.batch import BatchRules, TrainingBatch, build_batch
 from babylon_rl.training.errors import BackendNotAvailableError, MissingBatchError
+from babylon_rl.training.unit_errors import UnitBusyError
 from babylon_rl_tests.played import DAY, play_day, store_groups
 
 pytestmark = pytest.mark.anyio
@@ -248,10 +256,16 @@ async def test_two_at_once_make_one_model(
     await ensure_base(db.rl, settings)
     async with open_databases(settings) as second:
         results = await asyncio.gather(
-            train_day(db, store, settings, DAY), train_day(second, store, settings, DAY)
+            train_day(db, store, settings, DAY),
+            train_day(second, store, settings, DAY),
+            return_exceptions=True,
         )
-    assert sorted(result.status for result in results) == [TRAINED, REPEATED]
-    assert {result.model.version for result in results} == {"v0.0.1"} and await counts(db) == [2, 1, 1]
+    [trained] = [result for result in results if isinstance(result, DayTraining)]
+    [refusal] = [result for result in results if not isinstance(result, DayTraining)]
+    assert isinstance(refusal, UnitBusyError) and "is being trained by" in str(refusal)
+    again = await train_day(db, store, settings, DAY)
+    assert (trained.status, again.status) == (TRAINED, REPEATED)
+    assert trained.model == again.model and await counts(db) == [2, 1, 1]
 
 
 async def test_the_base_model_is_registered_once(db: Databases, settings: Settings) -> None:
