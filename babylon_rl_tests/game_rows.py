@@ -191,3 +191,58 @@ async def add_quote(
         "createdAt": moment,
     } | values
     return await insert(connection, "PredictionPriceHistory", **row)
+
+
+async def add_trade(
+    connection: asyncpg.Connection, agent: str = "agent-1", market: str = "market-1", **values: Any
+) -> str:
+    """Inserts an agent's purchase of YES shares for 100 USD, at 1.1998 USD a share, in `WINDOW`."""
+    await add_user(connection, agent)
+    row = {
+        "id": f"trade-{next(_numbers):06}",
+        "marketType": "prediction",
+        "marketId": market,
+        "action": "open",
+        "side": "yes",
+        "amount": 100.0,
+        "price": 1.1998,
+        "executedAt": at(5),
+        "agentUserId": agent,
+    } | values
+    return await insert(connection, "AgentTrade", **row)
+
+
+async def add_position(
+    connection: asyncpg.Connection, agent: str = "agent-1", market: str = "market-1", **values: Any
+) -> str:
+    """Inserts an agent's position of 83.26 YES shares, opened in `WINDOW`."""
+    await add_user(connection, agent)
+    row = {
+        "id": f"position-{next(_numbers):06}",
+        "userId": agent,
+        "marketId": market,
+        "side": True,
+        "shares": 83.263886,
+        "avgPrice": 1.1998,
+        "amount": 99.9,
+        "createdAt": at(5),
+        "updatedAt": at(5),
+    } | values
+    return await insert(connection, "Position", **row)
+
+
+async def add_question(
+    connection: asyncpg.Connection, question: str = "market-1", *, number: int | None = None, **values: Any
+) -> str:
+    """Inserts the open question of a market, with its hidden answer YES."""
+    row = {
+        "id": question,
+        "questionNumber": number if number is not None else next(_numbers),
+        "text": f"Will {question} happen?",
+        "scenarioId": 1,
+        "outcome": True,
+        "rank": 1,
+        "resolutionDate": START + timedelta(days=3),
+        "updatedAt": START,
+    } | values
+    return await insert(connection, "Question", **row)
