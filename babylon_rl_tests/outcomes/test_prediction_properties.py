@@ -1,6 +1,7 @@
 """The pricer of prediction orders as properties: losses bounded, no mark to the own impact, monotone."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -26,8 +27,8 @@ def path_of(events, answer=None, minute=2000) -> PoolPath:
     return PoolPath(times, found, None if answer is None else at(minute), answer)
 
 
-def order_of(side, amount, **values) -> PredictionOrder:
-    row = {"order_id": "o", "agent_id": "a", "market_id": "m", "side": side, "amount": amount}
+def order_of(side: bool, amount: float, **values: Any) -> PredictionOrder:
+    row: dict[str, Any] = {"order_id": "o", "agent_id": "a", "market_id": "m", "side": side, "amount": amount}
     return PredictionOrder(**row | {"opened_at": at(5), "hypothetical": True} | values)
 
 
