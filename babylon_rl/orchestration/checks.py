@@ -5,9 +5,6 @@ or say little. No check carries the safety: a blocking check neither stops the l
 spares the rest of a range, so every consumer reads `rl.window_state` and its own inputs again.
 """
 
-import asyncio
-from collections.abc import Sequence
-
 import asyncpg
 import dagster as dg
 
@@ -16,17 +13,17 @@ from babylon_rl.benchmark.gate import (
     TOLERATED_INVALID_GROWTH,
     TOLERATED_INVALID_RATE,
 )
+from babylon_rl.orchestration import judge_checks
+from babylon_rl.orchestration.check_queries import LAST_WINDOWS, fetch, median, partition_keys
 from babylon_rl.orchestration.partitions import daily, hourly
 from babylon_rl.orchestration.reporting import markdown_table, numbers
-from babylon_rl.orchestration.resources import READER, ArtifactStoreResource, PostgresResource
+from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresResource
 from babylon_rl.training.batch import load_batch
 
 QUARANTINE_ERROR_RATE = 0.05
 """Above this share of unreadable rows the recorder has probably changed its format."""
 PNL_VARIANCE_SHARE = 0.25
 """Below this share of its variance, the reward mostly pays something else than earning money."""
-LAST_WINDOWS = 48
-"""Windows looked at when a check is run by itself, without a partition."""
 
 _WINDOWS = """
 SELECT s.window_id, s.rows, s.agents, s.episodes, s.group_status, s.group_reason, s.reward_mean, s.reward_std,
@@ -112,8 +109,8 @@ def pnl_share_of_reward(
     mostly pays something else; see SCORER.
     """
     windows = [w for w in _windows(context, postgres) if w["pnl_variance_share"] is not None]
-    share = _median([w["pnl_variance_share"] for w in windows])
-    correlation = _median([w["pnl_spearman"] for w in windows if w["pnl_spearman"] is not None])
+    share = median([w["pnl_variance_share"] for w in windows])
+    correlation = median([w["pnl_spearman"] for w in windows if w["pnl_spearman"] is not None])
     return dg.AssetCheckResult(
         passed=share is None or share >= PNL_VARIANCE_SHARE,
         severity=dg.AssetCheckSeverity.WARN,
@@ -131,7 +128,7 @@ def no_leaks(
     """No trained message tells what its author could not have known. ERROR: something shows outcomes to the
     agents; the batch is `empty` and is not trained. Repair the source, then materialize the day's windows.
     """
-    batches = _fetch(postgres, _BATCHES, _partition_keys(context, daily))
+    batches = fetch(postgres, _BATCHES, partition_keys(context, daily))
     leaks = [leak for row in batches for leak in load_batch(store.open(), row["uri"])[0].leaks]
     return dg.AssetCheckResult(
         passed=not leaks,
@@ -194,7 +191,7 @@ def one_active_deployment(postgres: PostgresResource) -> dg.AssetCheckResult:
     """One active deployment of a model that is whole, once anything was deployed; before that the base model
     answers. ERROR: agents may lack a model; `babylon rollback` or `babylon deploy VERSION` repairs it.
     """
-    rows = _fetch(postgres, _DEPLOYMENTS)
+    rows = fetch(postgres, _DEPLOYMENTS)
     active = [row for row in rows if row["role"] == "active" and row["ended_at"] is None]
     return dg.AssetCheckResult(
         passed=not rows or (len(active) == 1 and active[0]["status"] == "deployed"),
@@ -212,6 +209,7 @@ ALL = [
     quarantine_rate,
     reward_spread,
     pnl_share_of_reward,
+    *judge_checks.ALL,
     no_leaks,
     invalid_actions,
     candidate_beats_incumbent,
@@ -220,34 +218,9 @@ ALL = [
 
 
 def _windows(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> list[asyncpg.Record]:
-    keys = _partition_keys(context, hourly)
-    return _fetch(postgres, _WINDOWS, keys, len(keys) if keys else LAST_WINDOWS)
+    keys = partition_keys(context, hourly)
+    return fetch(postgres, _WINDOWS, keys, len(keys) if keys else LAST_WINDOWS)
 
 
 def _verdicts(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> list[asyncpg.Record]:
-    return _fetch(postgres, _VERDICTS, _partition_keys(context, daily))
-
-
-def _fetch(postgres: PostgresResource, query: str, *arguments: object) -> list[asyncpg.Record]:
-    async def fetch() -> list[asyncpg.Record]:
-        async with postgres.connect(role=READER) as db:
-            return await db.rl.fetch(query, *arguments)
-
-    return asyncio.run(fetch())
-
-
-def _partition_keys(
-    context: dg.AssetCheckExecutionContext, partitions: dg.PartitionsDefinition
-) -> list[str] | None:
-    """Returns the partitions of the run; None for a check that was started by itself."""
-    run = context.op_execution_context
-    if not (run.has_partition_key or run.has_partition_key_range):
-        return None
-    return [key for key in run.partition_keys if partitions.has_partition_key(key)] or None
-
-
-def _median(values: Sequence[float]) -> float | None:
-    if not values:
-        return None
-    ordered, middle = sorted(values), len(values) // 2
-    return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return fetch(postgres, _VERDICTS, partition_keys(context, daily))

@@ -5,12 +5,13 @@ Pure verdicts over one query on schema `rl` each; the sensor, the schedule and `
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import asyncpg
 
+from babylon_rl.scoring.groups import UNJUDGED
 from babylon_rl.settings import Settings
 from babylon_rl.windows import (
     WINDOW_LENGTH,
@@ -23,6 +24,9 @@ from babylon_rl.windows import (
 )
 
 HORIZONS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24)}
+
+PATIENCE = timedelta(days=2)
+"""How long a day waits for windows that could not be judged."""
 
 Verdict = Literal["ready", "thin", "matured", "waiting", "done"]
 
@@ -56,7 +60,8 @@ SELECT window_id FROM rl.recorded_windows
 
 _DAYS = """
 SELECT left(window_id, 10) AS day,
-       count(*) FILTER (WHERE group_status IS NOT NULL AND group_status <> 'immature') AS resolved,
+       count(*) FILTER (WHERE group_status <> 'immature'
+                          AND (group_status <> 'unjudged' OR window_id < $1)) AS resolved,
        count(*) FILTER (WHERE group_status = 'scored') AS scored,
        coalesce(sum(episodes) FILTER (WHERE group_status = 'scored'), 0) AS episodes
 FROM rl.window_state
@@ -227,6 +232,8 @@ async def due_windows(rl: asyncpg.Connection) -> list[DueWindow]:
 def judge_window(facts: WindowFacts, now: datetime, settings: Settings) -> WindowVerdict:
     """Says whether a window should be processed at `now` (aware UTC)."""
     end = window_range(facts.window_id)[1]
+    if facts.group_status == UNJUDGED:
+        facts = replace(facts, stale_reason=f"not judged; asked again once a day ({now:%Y-%m-%d})")
     needed, found, rows = settings.min_agents_per_window, facts.agents, facts.rows
     if settings.include_test_agents:
         found, rows = found + facts.test_agents, rows + facts.test_rows
@@ -262,8 +269,12 @@ def newest_complete_window(now: datetime, settings: Settings) -> str:
 
 
 async def read_days(rl: asyncpg.Connection) -> list[DayFacts]:
-    """Returns the days from the first to the last processed window, oldest first, empty ones included."""
-    found = {row["day"]: DayFacts(**dict(row)) for row in await rl.fetch(_DAYS)}
+    """Returns the days from the first to the last processed window, oldest first, empty ones included.
+
+    A window that no judge could judge for `PATIENCE` counts as resolved, so that its day is not lost.
+    """
+    given_up = window_id_at(datetime.now(UTC) - PATIENCE)
+    found = {row["day"]: DayFacts(**dict(row)) for row in await rl.fetch(_DAYS, given_up)}
     if not found:
         return []
     start = window_range(f"{min(found)}T00:00")[0]

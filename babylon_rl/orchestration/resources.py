@@ -79,10 +79,26 @@ class ArtResource(dg.ConfigurableResource):
         default="",
         description="Model that the first checkpoint starts from. Empty: BASE_MODEL or the backend's own.",
     )
-    scorer: Literal["", "pnl", "heuristic"] = Field(
+    scorer: Literal["", "pnl", "heuristic", "ruler", "ruler_with_heuristic_check", "function"] = Field(
         default="",
-        description="Reward of an episode: pnl (winsorised in-group return on start equity) or heuristic "
-        "(0.5 P&L + 0.3 win rate + 0.2 activity). Empty: SCORER.",
+        description="Reward of an episode: pnl (winsorised in-group return on start equity), heuristic "
+        "(0.5 P&L + 0.3 win rate + 0.2 activity), ruler (a judge that sees the ground truth), "
+        "ruler_with_heuristic_check (a local scorer takes over what stays doubtful) or function "
+        "(REWARD_FUNCTION). Empty: SCORER.",
+    )
+    judge_model: str = Field(
+        default="",
+        description="Judge of this run, such as openai/gpt-4o-mini. A window that was judged before shows "
+        "how the two agree. Empty: JUDGE_MODEL.",
+    )
+    judge_rubric: str = Field(
+        default="", description="File with the rubric of this run. Empty: JUDGE_RUBRIC or the built-in one."
+    )
+    judge_orders: int | None = Field(
+        default=None, ge=1, le=8, description="Orders that are judged and averaged. Empty: JUDGE_ORDERS."
+    )
+    judge_daily_budget_usd: float | None = Field(
+        default=None, ge=0.0, description="Dollars per UTC day for judges. Empty: JUDGE_DAILY_BUDGET_USD."
     )
     invalid_action_penalty: float | None = Field(
         default=None,
@@ -112,6 +128,10 @@ class ArtResource(dg.ConfigurableResource):
             training_backend=self.backend or None,
             base_model=self.base_model or None,
             scorer=self.scorer or None,
+            judge_model=self.judge_model or None,
+            judge_rubric=Path(self.judge_rubric) if self.judge_rubric else None,
+            judge_orders=self.judge_orders,
+            judge_daily_budget_usd=self.judge_daily_budget_usd,
             invalid_action_penalty=self.invalid_action_penalty,
             training_horizon=self.training_horizon or None,
             min_agents_per_window=self.min_agents_per_window,

@@ -1,11 +1,10 @@
-"""The three steps of a window, each from the rooms that do it to the verdict in `rl.window_state`.
+"""The first two steps of a window, each from the rooms that do it to the verdict in `rl.window_state`.
 
     frozen = await freeze_window(db, store, "2026-10-01T14:00", settings)     # trajectories
     derived = await derive_window(db, "2026-10-01T14:00", settings)           # market_outcomes
-    group, file = await score_frozen_window(db, store, "2026-10-01T14:00", settings)   # scored_groups
 
-No step raises for what a window holds: an empty, thin or unreadable one gets a status. Steps are idempotent,
-and each reads what the one before it stored, not what it returned.
+The third one is in `scoring_steps.py`. No step raises for what a window holds: an empty, thin or unreadable
+one gets a status. Steps are idempotent, and each reads what the one before it stored, not what it returned.
 """
 
 import hashlib
@@ -16,21 +15,16 @@ import msgspec
 from babylon_rl.database.connection import Databases
 from babylon_rl.outcomes.credit import credit_windows
 from babylon_rl.outcomes.market import OpenWindowError
-from babylon_rl.outcomes.pricing import OrderValue, load_order_values
+from babylon_rl.outcomes.pricing import OrderValue
 from babylon_rl.outcomes.sync import sync_window
 from babylon_rl.outcomes.window_outcomes import WindowOutcomes
-from babylon_rl.records.lean import LeanTrajectory, decode_lean_record, lean_trajectory
+from babylon_rl.records.lean import LeanTrajectory, lean_trajectory
 from babylon_rl.records.quality import WindowQuality, load_window_quality
 from babylon_rl.records.reader import WindowRead, WindowStream, read_window
 from babylon_rl.records.store import Artifact, ArtifactStore
-from babylon_rl.records.trajectory import decode_record, to_record
-from babylon_rl.scoring.episodes import build_episodes
-from babylon_rl.scoring.groups import IMMATURE, ScoredGroup, score_window, with_calls
-from babylon_rl.scoring.groups import to_records as to_group_records
-from babylon_rl.scoring.local import HeuristicScorer, PnlScorer, Scorer
+from babylon_rl.records.trajectory import to_record
+from babylon_rl.scoring.frozen import SETTLED
 from babylon_rl.settings import Settings
-
-SETTLED = "settled"
 
 _FROZEN = """
 INSERT INTO rl.window_state (window_id, rows, agents, snapshot_status, snapshot_sha256, snapshot_uri)
@@ -45,34 +39,12 @@ UPDATE rl.recorded_windows
    SET settled = settled AND taken IS NOT DISTINCT FROM $2, taken = $2, taken_rows = $3, taken_at = now()
  WHERE window_id = $1
 """
-_SETTLED = """
-UPDATE rl.recorded_windows SET settled = $2, stale_reason = CASE WHEN $2 THEN NULL ELSE stale_reason END
- WHERE window_id = $1
-"""
 _DERIVED = """
 INSERT INTO rl.window_state (window_id, outcomes_status, outcomes_sha256, outcomes_at)
 VALUES ($1, $2, $3, now())
 ON CONFLICT (window_id) DO UPDATE
    SET outcomes_status = excluded.outcomes_status, outcomes_sha256 = excluded.outcomes_sha256,
        outcomes_at = excluded.outcomes_at, updated_at = now()
-"""
-
-
-_STATE = "SELECT snapshot_uri, outcomes_status FROM rl.window_state WHERE window_id = $1"
-_SCORED = """
-INSERT INTO rl.window_state (window_id, episodes, group_status, group_reason, group_sha256, group_uri, scorer,
-                             reward_mean, reward_std, pnl_mean, pnl_spearman, pnl_variance_share)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-ON CONFLICT (window_id) DO UPDATE
-   SET episodes = excluded.episodes, group_status = excluded.group_status,
-       group_reason = excluded.group_reason, group_sha256 = excluded.group_sha256,
-       group_uri = excluded.group_uri, scorer = excluded.scorer, reward_mean = excluded.reward_mean,
-       reward_std = excluded.reward_std, pnl_mean = excluded.pnl_mean, pnl_spearman = excluded.pnl_spearman,
-       pnl_variance_share = excluded.pnl_variance_share, updated_at = now()
-"""
-_SCORES = """
-INSERT INTO rl.scores (window_id, agent_id, scorer, group_sha256, reward, advantage, components)
-VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (window_id, agent_id, group_sha256) DO NOTHING
 """
 
 
@@ -178,69 +150,3 @@ async def derive_window(db: Databases, window_id: str, settings: Settings) -> De
         _DERIVED, window_id, derived.status, derived.outcomes.sha256 if derived.outcomes else None
     )
     return derived
-
-
-async def score_frozen_window(
-    db: Databases, store: ArtifactStore, window_id: str, settings: Settings
-) -> tuple[ScoredGroup, Artifact]:
-    """Scores a window from its stored snapshot and order values; stores the group as an immutable file."""
-    state = await db.rl.fetchrow(_STATE, window_id)
-    uri = state["snapshot_uri"] if state else None
-    lines = store.lines(uri) if uri else []
-    trajectories = [decode_lean_record(line) for line in lines]
-    settled = state is not None and state["outcomes_status"] == SETTLED
-    group = score_window(
-        build_episodes(
-            WindowRead(window_id, trajectories, {}, []),
-            await load_order_values(db.rl, window_id) if settled else None,
-            horizon=settings.training_horizon,
-        ),
-        scorer_of(settings),
-        settings.min_agents_per_window,
-        window_id=window_id,
-    )
-    if uri is None or (trajectories and not settled):
-        missing = "trajectories" if uri is None else "market_outcomes"
-        group = msgspec.structs.replace(
-            group, status=IMMATURE, reason=f"{missing} of this window is not materialized", members=[]
-        )
-    if group.members:
-        group = with_calls(group, map(decode_record, lines))
-    artifact = store.put("groups", window_id, to_group_records(group))
-    async with db.rl.transaction():
-        await db.rl.execute(_SETTLED, window_id, group.status != IMMATURE)
-        await db.rl.execute(
-            _SCORED,
-            window_id,
-            group.agents,
-            group.status,
-            group.reason,
-            artifact.sha256,
-            artifact.uri,
-            group.scorer,
-            group.reward_mean,
-            group.reward_std,
-            group.pnl_mean,
-            group.pnl_spearman,
-            group.pnl_variance_share,
-        )
-        await db.rl.executemany(
-            _SCORES,
-            [
-                (window_id, m.agent_id, group.scorer, artifact.sha256, m.reward, m.advantage, m.components)
-                for m in group.members
-            ],
-        )
-    return group, artifact
-
-
-def scorer_of(settings: Settings) -> Scorer:
-    """Returns the scorer that SCORER names, set up as the settings say."""
-    if settings.scorer == "heuristic":
-        return HeuristicScorer(
-            settings.heuristic_weights,
-            settings.heuristic_pnl_scale,
-            settings.heuristic_activity_scale,
-            settings.invalid_action_penalty,
-        )
-    return PnlScorer(settings.invalid_action_penalty)

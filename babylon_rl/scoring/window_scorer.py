@@ -59,6 +59,8 @@ class JudgeRun(msgspec.Struct, kw_only=True):
     """`ruler`, `another order`, `second judge`, `doubt stands`, or `local …`: whose scores these are."""
     status: str = "failed"
     reason: str = ""
+    passing: bool = False
+    """Whether a failure may be over after a while; not stored."""
     episodes: int = 0
     dropped: int = 0
     orders: int = 0

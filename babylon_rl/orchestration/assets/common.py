@@ -13,6 +13,7 @@ import dagster as dg
 from babylon_rl.database.errors import UnreachableDatabaseError
 from babylon_rl.orchestration.reporting import PartitionReport
 from babylon_rl.orchestration.resources import WandbResource
+from babylon_rl.scoring.local import ScoringError
 
 GROUP = "babylon"
 OWNERS = ["team:babylon-rl"]
@@ -40,6 +41,15 @@ def retry_on_lost_database() -> Iterator[None]:
         TimeoutError,
     ) as lost:
         raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_SECONDS) from lost
+
+
+@contextmanager
+def stop_on_wrong_setup() -> Iterator[None]:
+    """Ends the run at once where a scorer cannot work as it is set up; no repetition would help."""
+    try:
+        yield
+    except ScoringError as problem:
+        raise dg.Failure(str(problem), allow_retries=False) from problem
 
 
 def log_lineage(

@@ -1,15 +1,20 @@
 """`scored_groups`: the rewards of a window's agents, compared with each other."""
 
+from contextlib import AbstractAsyncContextManager
+
 import dagster as dg
 
+from babylon_rl.database.connection import Databases
 from babylon_rl.orchestration.assets.common import (
     GROUP,
     OWNERS,
     log_lineage,
     retry_on_lost_database,
+    stop_on_wrong_setup,
 )
 from babylon_rl.orchestration.assets.market_outcomes import market_outcomes
 from babylon_rl.orchestration.assets.trajectories import trajectories
+from babylon_rl.orchestration.judge_report import judge_metadata
 from babylon_rl.orchestration.partitions import ONE_DAY_OF_WINDOWS, hourly
 from babylon_rl.orchestration.reporting import (
     Metadata,
@@ -25,8 +30,12 @@ from babylon_rl.orchestration.resources import (
     PostgresResource,
     WandbResource,
 )
-from babylon_rl.orchestration.window_steps import score_frozen_window
+from babylon_rl.orchestration.scoring_steps import score_windows
 from babylon_rl.scoring.groups import ScoredGroup
+
+JUDGE_RETRIES = 2
+JUDGE_RETRY_SECONDS = 60.0
+"""A judge that was unreachable or overloaded gets so much time before its windows are asked for again."""
 
 
 @dg.asset(
@@ -47,15 +56,26 @@ async def scored_groups(
 ):
     """One GRPO group per window: all agents faced the same market, so each one's baseline is the others' mean
     reward. A window that carries no signal (`thin`, `empty`, `no_spread`) or is too young (`immature`)
-    materializes with that status and is not trained. Repeat it after another SCORER was chosen or outcomes
-    matured; batches that were trained already never change.
+    materializes with that status and is not trained; one that a judge could not judge is `unjudged`, or keeps
+    the verdict it had. Repeat it after another SCORER was chosen or outcomes matured, or in run config with
+    another judge or rubric to compare; batches that were trained already never change.
     """
     files, settings, reports = store.open(), art.settings(postgres.settings()), []
-    with retry_on_lost_database():
-        async with postgres.connect(role=JUDGE) as db:
-            for window_id in context.partition_keys:
-                group, file = await score_frozen_window(db, files, window_id, settings)
-                reports.append(PartitionReport(window_id, file.sha256, _metadata(group, file.uri)))
+
+    def own() -> AbstractAsyncContextManager[Databases]:
+        return postgres.connect(role=JUDGE)
+
+    passing = False
+    with retry_on_lost_database(), stop_on_wrong_setup():
+        async with own() as db:
+            async for done in score_windows(db, files, context.partition_keys, settings, own):
+                group, run = done.scored.group, done.scored.run
+                passing = passing or (run is not None and run.passing)
+                shown = _metadata(group, done.file.uri) | judge_metadata(done)
+                reports.append(PartitionReport(group.window_id, done.file.sha256, shown))
+    if passing and context.retry_number < JUDGE_RETRIES:
+        # Windows that were judged are not paid for again.
+        raise dg.RetryRequested(JUDGE_RETRIES, JUDGE_RETRY_SECONDS)
     log_lineage(context, wandb, reports)
     async for result in materialize_each(context, reports):
         yield result

@@ -19,7 +19,7 @@ from babylon_rl.scoring.dropout import dropout_rate, kept_agents
 from babylon_rl.scoring.episodes import Episode
 from babylon_rl.scoring.groups import IMMATURE, UNJUDGED, ScoredGroup, group_of, refuse
 from babylon_rl.scoring.judge.alarm import disagreement, money_correlation
-from babylon_rl.scoring.judge.errors import JudgeError, JudgeSetupError
+from babylon_rl.scoring.judge.errors import JudgeError, JudgeSetupError, JudgeUnavailableError
 from babylon_rl.scoring.judge.ledger import Usage
 from babylon_rl.scoring.judge.panel import Panel, PanelVerdict
 from babylon_rl.scoring.judge.redaction import Redactor
@@ -104,7 +104,7 @@ class RulerScorer:
         except JudgeSetupError:
             raise
         except JudgeError as problem:
-            run.reason = str(problem)
+            run.reason, run.passing = str(problem), isinstance(problem, JudgeUnavailableError)
             return ScoredWindow(self._without_scores(window, UNJUDGED, str(problem)), run)
         finally:
             run.calls, run.cached, run.cost_usd = usage.calls, usage.cached, usage.cost_usd
