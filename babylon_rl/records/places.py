@@ -85,11 +85,11 @@ class Place:
         with self._explained(f"{name} cannot be looked for"):
             return bool(self._files.exists(self._inside(name)))
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str | None = None) -> list[str]:
         """The names of what lies directly in a folder, sorted; empty where it does not exist."""
-        with self._explained(f"{folder} cannot be listed"):
+        with self._explained(f"{folder or 'the place'} cannot be listed"):
             try:
-                found = self._files.ls(self._inside(folder), detail=False)
+                found = self._files.ls(self._inside(folder) if folder else self._path, detail=False)
             except FileNotFoundError:
                 return []
         return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
