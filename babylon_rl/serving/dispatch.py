@@ -89,8 +89,20 @@ class Dispatcher:
 
     def broke(self, target: Target, failure: UpstreamFailure) -> None:
         """A stream failed after its first token."""
+        self._failed(target, failure)
+
+    def _failed(self, target: Target, failure: UpstreamFailure) -> None:
+        log.info("%s at %s: %s", target.model, target.upstream.name, failure)
+        opened = target.breaker.opened
         target.breaker.fail()
         self._observer.failed(target, failure.reason)
+        if target.breaker.opened > opened:
+            log.error("%s at %s is left alone for a while: %s", target.model, target.upstream.name, failure)
+
+    def _succeeded(self, target: Target) -> None:
+        if target.breaker.state != "closed":
+            log.warning("%s at %s answers again", target.model, target.upstream.name)
+        target.breaker.succeed()
 
     async def _walk(
         self, route: Route, ask: Callable[[Target], Awaitable[T]], progress: Progress
@@ -110,7 +122,6 @@ class Dispatcher:
             if result is not None:
                 return result, target
             progress.reason = reason if progress.reason is None else progress.reason
-            log.warning("%s at %s does not answer: %s", target.model, target.upstream.name, reason)
         raise _unanswered(progress, wait)
 
     async def _try(
@@ -125,8 +136,7 @@ class Dispatcher:
             try:
                 result = await ask(target)
             except UpstreamFailure as failure:
-                target.breaker.fail()
-                self._observer.failed(target, failure.reason)
+                self._failed(target, failure)
                 reason, wish = failure.reason, failure.retry_after or 0.0
                 if not failure.retry or wish > LONGEST_WISH:
                     break
@@ -137,7 +147,7 @@ class Dispatcher:
                 target.breaker.cancel()
                 raise
             else:
-                target.breaker.succeed()
+                self._succeeded(target)
                 return result, "", 0.0
             if attempt < self._retries:
                 self._observer.retried(target)

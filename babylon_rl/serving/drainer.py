@@ -31,7 +31,9 @@ from babylon_rl.serving.spool import UnreadableError, has_writer, read_frames, s
 log = logging.getLogger(__name__)
 
 ROLE = "babylon_gateway"
-IDLE_SECONDS = 0.05
+IDLE_SECONDS = 0.1
+SMALL = 500
+"""Calls at once after which there is no pause."""
 LONGEST_PAUSE = 5.0
 BATCH_BYTES = 1 << 20
 """Read from a segment at once."""
@@ -43,8 +45,15 @@ _COLUMNS = (
     " finish_reason, prompt_tokens, completion_tokens, prompt_token_ids, token_ids, logprobs, logprobs_of,"
     " chat_template_hash, capture_level, content_sha256, untrainable"
 )
-_PLACES = ", ".join(f"${number}" for number in range(1, _COLUMNS.count(",") + 2))
+# Arrays go as text: the driver's own encoding looks at every element for far longer than the server's parser.
+_ARRAYS = {"prompt_token_ids": "integer[]", "token_ids": "integer[]", "logprobs": "real[]"}
+_PLACES = ", ".join(
+    f"${number}::text::{_ARRAYS[name]}" if name in _ARRAYS else f"${number}"
+    for number, name in enumerate(_COLUMNS.split(", "), 1)
+)
 _INSERT = f"INSERT INTO rl.llm_calls ({_COLUMNS}) VALUES ({_PLACES}) ON CONFLICT (response_id) DO NOTHING"
+
+_FIELDS = {field: index for index, field in enumerate(CapturedCall.__struct_fields__)}
 
 _decoder = msgspec.msgpack.Decoder(CapturedCall)
 
@@ -180,11 +189,14 @@ def _read_batch(file: IO[bytes], offset: int) -> _Batch:
 def to_row(call: CapturedCall) -> tuple[object, ...]:
     """The values of `_COLUMNS`."""
     values = list(msgspec.structs.astuple(call))
-    fields = {field: index for index, field in enumerate(call.__struct_fields__)}
+    fields = _FIELDS
     values[fields["started_at"]] = datetime.fromtimestamp(call.started_at, UTC)
     for name in ("messages", "tools", "parameters", "answer"):
         value = values[fields[name]]
         values[fields[name]] = None if value is None else value.decode()
+    for name in _ARRAYS:
+        value = values[fields[name]]
+        values[fields[name]] = None if value is None else f"{{{str(value)[1:-1]}}}"
     for name in ("error", "fallback_reason", "agent_id", "requested_model", "model", "upstream_id"):
         value = values[fields[name]]
         values[fields[name]] = None if value is None else value.replace("\0", "\ufffd")
@@ -193,7 +205,7 @@ def to_row(call: CapturedCall) -> tuple[object, ...]:
 
 async def run(folder: Path, dsn: str, ended: asyncio.Event) -> None:
     """Drains until `ended` is set and nothing is left; a database that is away only delays it."""
-    pause = IDLE_SECONDS
+    pause = 0.05
     with _only_one(folder):
         while True:
             try:
@@ -214,9 +226,10 @@ async def run(folder: Path, dsn: str, ended: asyncio.Event) -> None:
 async def _drain_until(drainer: Drainer, ended: asyncio.Event) -> None:
     while True:
         last = ended.is_set()
-        if not await drainer.drain():
-            if last:
-                return
+        count = await drainer.drain()
+        if last and not count:
+            return
+        if not last and count < SMALL:  # a few at a time would cost a commit each
             await asyncio.sleep(IDLE_SECONDS)
 
 

@@ -1,6 +1,7 @@
 """The gateway as a program: chat completions from the deployed model until it is told to stop."""
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import os
@@ -177,6 +178,8 @@ async def run_gateway(
     await gateway.load()
     address = f"http://{host}:{listener.getsockname()[1]}/v1"
     print(f"babylon gateway: {gateway.models.version} at {address} (process {os.getpid()})", flush=True)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays: looking through it again would hold up answers
     config = uvicorn.Config(
         gateway.app,
         http="httptools",
@@ -184,6 +187,7 @@ async def run_gateway(
         lifespan="on",
         log_level="warning",
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,

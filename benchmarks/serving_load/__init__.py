@@ -1,0 +1,1 @@
+"""Load, upstreams and processes for the benchmark of the gateway."""
