@@ -61,7 +61,8 @@ def open_trainer(settings: Settings, recipe: Recipe, ground: Ground) -> Trainer:
 
         parent = None if ground.parent.is_base else local_path(ground.parent, settings)
         step = len(ground.lineage) - 1
-        return open_local_trainer(settings, recipe.config, parent, step, ground.output, ground.manifest)
+        base = ground.parent.base_model
+        return open_local_trainer(settings, recipe.config, base, parent, step, ground.output, ground.manifest)
     return _serverless(settings, recipe.config, ground)
 
 

@@ -63,7 +63,9 @@ def write_checkpoint(path: Path, write: Write, manifest: Mapping[str, Any]) -> d
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
+        for left in path.parent.glob(f".saving-{path.name}-*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".saving-{path.name}-", dir=path.parent))
     except OSError as problem:
         raise CheckpointStorageError(path, problem.strerror or str(problem)) from problem
     try:

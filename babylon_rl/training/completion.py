@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from babylon_rl.policy.chat import Message
 from babylon_rl.training.stages import Stage, reached
@@ -14,7 +13,6 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 120.0
 """Seconds; a service may have to load the checkpoint first."""
-TOKENS = 12
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,7 @@ async def ask(trainer: Trainer, messages: list[Message], step: int) -> Completio
     answer, problem = None, ""
     try:
         async with asyncio.timeout(TIMEOUT):
-            client, name = await trainer.client()
-            request: dict[str, Any] = {"model": name, "messages": messages, "max_tokens": TOKENS}
-            response = await client.chat.completions.create(**request, temperature=0.0)
-            answer = response.choices[0].message.content
-            if answer is None:
-                problem = "the answer has no text"
+            answer = await trainer.complete(messages)
     except Exception as failure:  # whatever an inference service can do wrong
         problem = f"{type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
     if problem:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from babylon_rl.policy.chat import Message
 from babylon_rl.policy.checkpoints import read_manifest, verify_checkpoint
 from babylon_rl.policy.errors import CheckpointError
 from babylon_rl.training.chunk_ledger import ChunkLedger
@@ -13,7 +14,7 @@ from babylon_rl.training.errors import EmptyBatchError
 from babylon_rl.training.gradient import Progress
 from babylon_rl.training.options import BackendName
 from babylon_rl.training.stages import Stage, reached
-from babylon_rl.training.trainer import Check, TrainedChunk
+from babylon_rl.training.trainer import Check, TrainedChunk, complete_through
 
 
 class EmbeddedTrainer:
@@ -55,7 +56,7 @@ class EmbeddedTrainer:
             TrainingDivergedError: The loss is no finite number.
         """
         path = chunk_folder(self._output, chunk)
-        if (found := _finished(path, chunk)) is not None:
+        if (found := finished(path, chunk)) is not None:
             self._backend.adopt(path)
             return await self._record(chunk, ledger, path, _means(found["steps"]), found["steps"])
         check()
@@ -75,7 +76,7 @@ class EmbeddedTrainer:
                 to_art_groups(chunk.episodes),
                 output=path,
                 config=self._config,
-                manifest={**self._manifest, **_identity(chunk)},
+                manifest={**self._manifest, **identity(chunk)},
                 on_step=note,
             )
         except EmptyBatchError:
@@ -87,10 +88,10 @@ class EmbeddedTrainer:
         metrics = {name: float(value) for name, value in result.metrics.items()}
         return await self._record(chunk, ledger, path, metrics, read_manifest(path)["steps"])
 
-    async def client(self) -> tuple[Any, str]:
-        """A server in this process on the newest checkpoint, and ART's client for it."""
+    async def complete(self, messages: list[Message]) -> str:
+        """Ask the newest checkpoint through a server in this process and ART's client for it."""
         await self._model.register(self._backend)
-        return self._model.openai_client(), self._model.get_inference_name()
+        return await complete_through(self._model.openai_client(), self._model.get_inference_name(), messages)
 
     async def close(self) -> None:
         """Stop serving."""
@@ -115,17 +116,18 @@ def chunk_folder(output: Path, chunk: Chunk) -> Path:
     return output if chunk.of == 1 else output.with_name(f"{output.name}-{chunk.index + 1}of{chunk.of}")
 
 
-def _identity(chunk: Chunk) -> dict[str, Any]:
+def identity(chunk: Chunk) -> dict[str, Any]:
+    """What a checkpoint's manifest says of the chunk that it was trained on."""
     return {"chunk": chunk.index, "chunks": chunk.of, "chunk_sha256": chunk.sha256}
 
 
-def _finished(path: Path, chunk: Chunk) -> dict[str, Any] | None:
+def finished(path: Path, chunk: Chunk) -> dict[str, Any] | None:
     """The manifest of a whole checkpoint of this chunk; the folder is named after the unit and its recipe."""
     try:
         manifest = verify_checkpoint(path)
     except CheckpointError:
         return None
-    matching = all(manifest.get(name) == value for name, value in _identity(chunk).items())
+    matching = all(manifest.get(name) == value for name, value in identity(chunk).items())
     return manifest if matching and isinstance(manifest.get("steps"), list) else None
 
 

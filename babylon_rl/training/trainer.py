@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from babylon_rl.policy.chat import Message
 from babylon_rl.training.chunk_ledger import ChunkLedger
 from babylon_rl.training.chunks import Chunk
+from babylon_rl.training.errors import TrainingError
 from babylon_rl.training.gradient import Progress
 from babylon_rl.training.options import BackendName
 
+ANSWER_TOKENS = 12
 Check = Callable[[], None]
 """Raises when the work has become useless, because the unit is in other hands."""
 
@@ -55,13 +58,36 @@ class Trainer(Protocol):
         """
         ...
 
-    async def client(self) -> tuple[Any, str]:
-        """ART's OpenAI client for the newest checkpoint, and the model name to ask for."""
+    async def complete(self, messages: list[Message]) -> str:
+        """One greedy completion of the newest checkpoint through ART's own client.
+
+        Raises:
+            Exception: Whatever an inference service can do wrong.
+        """
         ...
 
     async def close(self) -> None:
         """Release what it holds."""
         ...
+
+
+class NoAnswerError(TrainingError):
+    """A checkpoint gave no text."""
+
+
+async def complete_through(client: Any, name: str, messages: list[Message]) -> str:
+    """Ask an OpenAI client once, greedily.
+
+    Raises:
+        NoAnswerError: The answer has no text.
+    """
+    response = await client.chat.completions.create(
+        model=name, messages=messages, max_tokens=ANSWER_TOKENS, temperature=0.0
+    )
+    text = response.choices[0].message.content
+    if text is None:
+        raise NoAnswerError("the answer has no text")
+    return text
 
 
 def combined(parts: Sequence[TrainedChunk]) -> dict[str, float]:

@@ -506,7 +506,7 @@ async def test_a_process_that_lost_its_lease_writes_and_submits_nothing(
     with pytest.raises(LostLeaseError, match="fresh took it over"):
         await trainer.train(chunks[0], ledger, None, lambda: None)
     with pytest.raises(LostLeaseError):
-        await ChunkLedger.open(rl, stale, chunks) and await ledger.doubt(0, "?")
+        await ledger.doubt(0, "?")
     await trainer.close()
     assert not remote.jobs
 
@@ -518,10 +518,5 @@ async def test_the_newest_step_answers_through_arts_own_client(
     ledger = await ChunkLedger.open(rl, lease, chunks)
     trainer = Attempt(rl, remote).trainer(Patience(0.01, 5, 0.2))
     await trainer.train(chunks[0], ledger, None, lambda: None)
-    client, name = await trainer.client()
-    assert name == "wandb-artifact:///default-entity/tests/babylon-agent:step1"
-    answer = await client.chat.completions.create(
-        model=name, messages=[{"role": "user", "content": "?"}], logprobs=True
-    )
-    assert answer.choices[0].message.content == "HOLD"
+    assert await trainer.complete([{"role": "user", "content": "?"}]) == "HOLD"
     await trainer.close()

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from babylon_rl.policy.chat import Message
 from babylon_rl.training.chunk_ledger import ChunkLedger, ChunkRecord
 from babylon_rl.training.chunks import Chunk
 from babylon_rl.training.conversion import to_art_groups
@@ -32,7 +33,7 @@ from babylon_rl.training.serverless.errors import (
 from babylon_rl.training.serverless.jobs import Counts, JobReport, matches, read_report
 from babylon_rl.training.serverless.service import Checkpoint, TrainingService
 from babylon_rl.training.stages import Stage, reached
-from babylon_rl.training.trainer import Check, TrainedChunk
+from babylon_rl.training.trainer import Check, TrainedChunk, complete_through
 
 if TYPE_CHECKING:
     import art
@@ -103,10 +104,11 @@ class ServerlessTrainer:
             return await self._adopt(chunk, ledger, row, "an earlier process died while submitting", check)
         return await self._submit(chunk, ledger, row, on_step, check)
 
-    async def client(self) -> tuple[Any, str]:
-        """The service's own inference, of the newest step."""
+    async def complete(self, messages: list[Message]) -> str:
+        """Ask the newest step through the service's own inference and ART's client for it."""
         await self._register()
-        return self.model.openai_client(), self.model.get_inference_name(step=self._expected)
+        name = self.model.get_inference_name(step=self._expected)
+        return await complete_through(self.model.openai_client(), name, messages)
 
     async def close(self) -> None:
         """Close the connections; jobs go on."""
@@ -245,17 +247,18 @@ class ServerlessTrainer:
 
     def _known(self, chunk: Chunk, row: ChunkRecord) -> TrainedChunk:
         """A chunk that is done, from its row."""
-        assert row.step_after is not None and row.checkpoint is not None
+        assert row.step_after is not None
         self._expected = row.step_after
         stored: Mapping[str, Any] = row.metrics or {}
-        identity = f"{row.checkpoint} {stored.get('id', '')}".encode()
+        checkpoint = row.checkpoint or self._address(row.step_after)  # an operator only says the step
+        identity = f"{checkpoint} {stored.get('id', '')}".encode()
         return TrainedChunk(
             step=row.step_after,
-            checkpoint=row.checkpoint,
+            checkpoint=checkpoint,
             metrics=dict(stored.get("metrics", {})),
             samples=list(stored.get("samples", [])),
-            files={row.checkpoint: hashlib.sha256(identity).hexdigest()},
-            extra={"wandb_run_id": self.model.run_id, "wandb_artifact_id": row.checkpoint},
+            files={checkpoint: hashlib.sha256(identity).hexdigest()},
+            extra={"wandb_run_id": self.model.run_id, "wandb_artifact_id": checkpoint},
         )
 
     def _address(self, step: int) -> str:
