@@ -3,6 +3,7 @@
 import os
 import re
 import time
+import zoneinfo
 from datetime import UTC, datetime, timedelta, timezone
 
 from hypothesis import given
@@ -44,6 +45,22 @@ def test_neither_the_hosts_nor_the_moments_zone_matters(window, scenario, start,
         time.tzset()
         moved = start.astimezone(timezone(timedelta(hours=hours)))
         assert windows.row_window(window, scenario, moved) == expected
+    finally:
+        os.environ.pop("TZ") if before is None else os.environ.update(TZ=before)
+        time.tzset()
+
+
+@given(window=ids, scenario=ids, start=moments, zone=st.sampled_from(sorted(zoneinfo.available_timezones())))
+def test_no_zone_of_the_world_moves_a_row(window, scenario, start, zone):
+    """Zones with half hours, with daylight saving, and those that once skipped a day."""
+    expected = windows.row_window(window, scenario, start)
+    before = os.environ.get("TZ")
+    try:
+        os.environ["TZ"] = zone
+        time.tzset()
+        moved = start.astimezone(zoneinfo.ZoneInfo(zone))
+        assert windows.row_window(window, scenario, moved) == expected
+        assert windows.window_id_at(windows.window_range(expected)[0]) == expected
     finally:
         os.environ.pop("TZ") if before is None else os.environ.update(TZ=before)
         time.tzset()
