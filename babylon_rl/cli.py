@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from babylon_rl.commands import database, models, services, simulation, training, windows
+from babylon_rl.commands import database, judge, models, services, simulation, training, windows
 from babylon_rl.commands.support import err
 from babylon_rl.errors import BabylonError
 
@@ -52,6 +52,7 @@ app.add_typer(db_app, name="db")
 db_app.command()(database.start)
 db_app.command()(database.stop)
 db_app.command()(database.dsn)
+app.add_typer(judge.app, name="judge")
 
 
 @app.callback()
