@@ -78,7 +78,7 @@ class LiteLlmTransport:
                 f"litellm cannot ask {self._address.name} ({type(problem).__name__})",
                 "Check JUDGE_MODEL; litellm's documentation lists providers and their variables.",
             ) from None
-        return read_answer(response.model_dump_json().encode())  # type: ignore[union-attr]
+        return read_answer(response.model_dump_json(warnings=False).encode())  # type: ignore[union-attr]
 
     async def close(self) -> None:
         """Nothing is open between requests."""
