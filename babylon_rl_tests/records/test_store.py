@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from babylon_rl.records.store import ArtifactError, ArtifactStore
@@ -100,3 +101,23 @@ def test_addresses_outside_the_store_are_refused(store, address):
 def test_names_that_are_no_file_names_are_refused(store, name):
     with pytest.raises(ArtifactError, match="no name"):
         store.put("k", name, [])
+
+
+def test_a_file_that_is_written_bit_by_bit_is_the_file_that_is_put_at_once(tmp_path):
+    store, records = ArtifactStore(tmp_path), [{"number": n} for n in range(50)]
+    with store.writer("kind", "name") as writer:
+        for record in records:
+            writer.add(record)
+        streamed = writer.publish()
+    assert streamed == store.put("kind", "name", records)
+    assert [msgspec.json.decode(line) for line in store.lines(streamed.uri)] == records
+
+
+def test_a_file_that_is_not_published_leaves_nothing(tmp_path):
+    store = ArtifactStore(tmp_path)
+    with store.writer("kind", "name") as writer:
+        writer.add({"a": 1})
+    with pytest.raises(RuntimeError), store.writer("kind", "name") as writer:
+        writer.add({"a": 1})
+        raise RuntimeError
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
