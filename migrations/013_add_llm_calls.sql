@@ -1,6 +1,6 @@
 -- Schema rl: every call that the gateway served, and the canaries of deployments.
 --
---     psql "$DATABASE_URL" -v ON_ERROR_STOP=1 --single-transaction -f migrations/007_add_llm_calls.sql
+--     psql "$DATABASE_URL" -v ON_ERROR_STOP=1 --single-transaction -f migrations/013_add_llm_calls.sql
 --
 -- Needs 004_add_model_registry.sql and 005_add_roles.sql. Messages, tools, parameters and answers are JSON in
 -- text, as in the game's own tables: jsonb refuses \u0000, which agents' prompts may hold.
@@ -93,4 +93,4 @@ BEGIN
 END
 $grants$;
 
-INSERT INTO rl.migrations (name) VALUES ('007_add_llm_calls') ON CONFLICT (name) DO NOTHING;
+INSERT INTO rl.migrations (name) VALUES ('013_add_llm_calls') ON CONFLICT (name) DO NOTHING;
