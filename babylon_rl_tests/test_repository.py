@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from babylon_rl.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/from_the_seeds.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/from_the_seeds.md", "docs/serving.md"]
 
 
 def pins() -> dict[str, str]:
@@ -70,6 +70,11 @@ def test_documents_name_make_verbs_variables_and_files_that_exist(document: str)
         table = re.findall(r"^\| `([A-Z][A-Z_]+)` \|", text, flags=re.MULTILINE)
         assert table
         assert {name.lower() for name in table} <= set(Settings.model_fields)
+
+
+def test_the_page_on_serving_names_every_variable_of_the_gateway() -> None:
+    named = set(re.findall(r"GATEWAY_[A-Z_]+", (ROOT / "docs/serving.md").read_text()))
+    assert {name.lower() for name in named} == {name for name in Settings.model_fields if "gateway_" in name}
 
 
 def test_the_dagster_instance_file_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
