@@ -131,7 +131,7 @@ async def note(rl: asyncpg.Connection, rows: Iterable[ExaminedRow]) -> int:
         changed = [row for row in found if _differs(known.get(row.trajectory_id), row)]
         touched = {row.facts.window_id for row in found}
         touched |= {row["window_id"] for row in known.values()}
-        await _summarize(rl, touched)
+        await summarize(rl, touched)
     return len(changed)
 
 
@@ -143,7 +143,7 @@ async def note_deleted(rl: asyncpg.Connection, ids: Sequence[str]) -> int:
     async with rl.transaction():
         rows = await rl.fetch(_DELETE, sorted(ids), DELETED, now)
         await rl.execute(_RELEASE, sorted(ids), now)
-        await _summarize(rl, {row["window_id"] for row in rows})
+        await summarize(rl, {row["window_id"] for row in rows})
     return len(rows)
 
 
@@ -155,7 +155,8 @@ def content_fingerprint(rows: Mapping[str, str]) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-async def _summarize(rl: asyncpg.Connection, windows: Iterable[str]) -> None:
+async def summarize(rl: asyncpg.Connection, windows: Iterable[str]) -> None:
+    """Counts the rows of some windows anew; call it last in a transaction, because it takes a lock."""
     touched = sorted(set(windows))
     if touched:
         await rl.execute(_LOCK)

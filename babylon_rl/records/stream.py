@@ -84,8 +84,8 @@ class WindowRead(msgspec.Struct, Generic[T]):
 class WindowStream:
     """The trajectories of one window in bounded portions; iterate over it once.
 
-    Portions come in the order of agent, start and id, unless `reordered` says otherwise at the end. In between
-    nothing can be written over the same connection to the game: it is in a transaction that only reads.
+    Portions come in the order of agent, start and id, unless `reordered` says otherwise at the end. Meanwhile
+    nothing can be written over the same connection to the game: its transaction only reads.
 
     Args:
         game: Connection to the game's database; only reads. A window of several portions is read from one
