@@ -56,6 +56,14 @@ class Seen:
 
 
 @dataclass
+class Load:
+    """Requests at the same time; a new one after a reset, so that left-over requests count nowhere."""
+
+    now: int = 0
+    most: int = 0
+
+
+@dataclass
 class JudgeServer:
     """What a test sees of the server."""
 
@@ -71,13 +79,20 @@ class JudgeServer:
     """Manner of a model, instead of `manner`."""
     port: int = 0
     calls: int = 0
-    at_once: int = 0
-    most_at_once: int = 0
+    load: Load = field(default_factory=Load)
     _script: list[str] = field(default_factory=list)
+
+    @property
+    def most_at_once(self) -> int:
+        return self.load.most
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
+
+    def reset(self) -> None:
+        """As new, on the same port."""
+        self.__dict__.update(JudgeServer(port=self.port).__dict__)
 
     def then(self, *manners: str) -> None:
         """How the next requests are answered, one each."""
@@ -214,8 +229,9 @@ MANNERS: dict[str, Callable[[Seen], Response]] = {
 def make_app(judge: JudgeServer) -> Starlette:
     async def complete(request: Request) -> Response:
         judge.calls += 1
-        judge.at_once += 1
-        judge.most_at_once = max(judge.most_at_once, judge.at_once)
+        load = judge.load
+        load.now += 1
+        load.most = max(load.most, load.now)
         try:
             body = await request.json()
             key = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -230,7 +246,7 @@ def make_app(judge: JudgeServer) -> Starlette:
                 await asyncio.sleep(judge.delay)
             return await _respond(judge, seen, judge.choose(body))
         finally:
-            judge.at_once -= 1
+            load.now -= 1
 
     async def stats(request: Request) -> Response:
         return JSONResponse({"calls": judge.calls, "most_at_once": judge.most_at_once})

@@ -71,7 +71,7 @@ def judge_address(settings: Settings, model: str | None = None) -> JudgeAddress:
             f"Add {host} to JUDGE_ALLOWED_HOSTS if that is meant; now it has "
             f"{', '.join(settings.judge_allowed_hosts)}.",
         )
-    own = base_url is not None and _is_private(host)
+    own = base_url is not None and is_private(host)
     key = settings.judge_api_key or settings.openai_api_key
     if key is None and not own:
         raise JudgeSetupError(
@@ -98,7 +98,7 @@ def _host(url: str) -> str:
             "the judge's address is not a plain http(s)://host[:port]/path",
             "Correct JUDGE_BASE_URL; keys belong into JUDGE_API_KEY.",
         )
-    if parts.scheme != "https" and not _is_private(host):
+    if parts.scheme != "https" and not is_private(host):
         raise JudgeSetupError(
             f"the judge at {host} would be spoken to without encryption",
             "Use https:// in JUDGE_BASE_URL; http:// is for this machine and private networks.",
@@ -106,7 +106,7 @@ def _host(url: str) -> str:
     return host
 
 
-def _is_private(host: str) -> bool:
+def is_private(host: str) -> bool:
     """Whether a host is this machine or in a private network, by its address or its name."""
     try:
         address = ipaddress.ip_address(host)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from babylon_rl.scoring.episodes import Episode
-from babylon_rl.scoring.groups import spearman
+from babylon_rl.scoring.groups import SMALLEST_SPREAD, spearman
 from babylon_rl.scoring.local import DEFAULT_EQUITY
 
 FEWEST = 3
@@ -38,12 +38,14 @@ def disagreement(episodes: Sequence[Episode], scores: Sequence[float], least: fl
         scores: Of the episodes, in their order.
         least: Rank correlation below which they do.
     """
-    correlation = money_correlation(episodes, scores)
-    if correlation is None:
-        return None
-    if correlation < least:
-        return f"rank correlation with P&L {correlation:.2f} is below {least:g}"
     known = _known(episodes, scores)
+    if len(known) < FEWEST or not _something_at_stake(episodes, [pnl for _, pnl in known]):
+        return None
+    if max(scores) - min(scores) <= SMALLEST_SPREAD:
+        return "all scores are equal, and the results are not"
+    correlation = money_correlation(episodes, scores)
+    if correlation is not None and correlation < least:
+        return f"rank correlation with P&L {correlation:.2f} is below {least:g}"
     if len(known) >= GAP_FROM:
         judged = _shares([score for score, _ in known])
         earned = _shares([pnl for _, pnl in known])

@@ -17,7 +17,14 @@ import msgspec
 from babylon_rl.scoring.agreement import kendall_tau
 from babylon_rl.scoring.dropout import dropout_rate, kept_agents
 from babylon_rl.scoring.episodes import Episode
-from babylon_rl.scoring.groups import IMMATURE, UNJUDGED, ScoredGroup, group_of, refuse
+from babylon_rl.scoring.groups import (
+    IMMATURE,
+    SMALLEST_SPREAD,
+    UNJUDGED,
+    ScoredGroup,
+    group_of,
+    refuse,
+)
 from babylon_rl.scoring.judge.alarm import disagreement, money_correlation
 from babylon_rl.scoring.judge.errors import JudgeError, JudgeSetupError, JudgeUnavailableError
 from babylon_rl.scoring.judge.ledger import Usage
@@ -30,6 +37,8 @@ from babylon_rl.scoring.window_scorer import JudgeRun, Judgment, ScoredWindow, W
 from babylon_rl.windows import WINDOWS_PER_DAY
 
 VERSION = "1"
+USUAL_RANGE = (0.25, 0.75)
+"""Scores of a group that a local scorer takes over from a judge that gave everybody the same."""
 DIRECT, REORDERED, SECOND, STANDS = "ruler", "another order", "second judge", "doubt stands"
 
 
@@ -156,6 +165,8 @@ class RulerScorer:
         local = [rewards[episode.agent_id] for episode in episodes]
         low, high = min(local), max(local)
         floor, ceiling = min(verdict.scores), max(verdict.scores)
+        if ceiling - floor <= SMALLEST_SPREAD:
+            floor, ceiling = USUAL_RANGE
         share = [(value - low) / (high - low) if high > low else 0.0 for value in local]
         scores = [floor + part * (ceiling - floor) for part in share]
         reason = f"The judge was doubted to the end ({run.alarm}); the whole group is ranked by {check.name}."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from babylon_rl.scoring.judge.address import JudgeAddress
+from babylon_rl.scoring.judge.address import JudgeAddress, is_private
 from babylon_rl.scoring.judge.errors import (
     ContextOverflowError,
     JudgeError,
@@ -260,12 +260,16 @@ def _client(address: JudgeAddress, timeout: float, connections: int) -> "AsyncOp
 
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     patience = httpx.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout))
+    # A proxy of the environment is for the internet: what goes to this machine or network stays there.
+    http = DefaultAsyncHttpxClient(
+        follow_redirects=False, trust_env=not is_private(address.host), limits=limits, timeout=patience
+    )
     return AsyncOpenAI(
         base_url=address.base_url,
         api_key=address.key.get_secret_value(),
         timeout=patience,
         max_retries=0,
-        http_client=DefaultAsyncHttpxClient(follow_redirects=False, limits=limits, timeout=patience),
+        http_client=http,
     )
 
 

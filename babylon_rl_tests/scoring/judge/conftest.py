@@ -1,4 +1,4 @@
-"""A judge server per test, and RULER scorers that speak to it, with books in a real database."""
+"""A judge server, and RULER scorers that speak to it, with books in a real database."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,10 +20,17 @@ __all__ = ["dsn", "file_dsn"]
 Open = Callable[..., Awaitable[WindowScorer]]
 
 
-@pytest.fixture
-def judge() -> Iterator[JudgeServer]:
+@pytest.fixture(scope="session")
+def running_judge() -> Iterator[JudgeServer]:
     with judge_server() as running:
         yield running
+
+
+@pytest.fixture
+def judge(running_judge: JudgeServer) -> JudgeServer:
+    """A judge that was asked nothing yet."""
+    running_judge.reset()
+    return running_judge
 
 
 @pytest.fixture

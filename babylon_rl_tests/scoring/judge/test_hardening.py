@@ -52,7 +52,7 @@ def test_every_character_that_can_become_structure_is_escaped():
     everything = "".join(map(chr, range(0x110000)))
     encoded = encode(everything)
     assert encoded.isprintable()
-    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+    for form in ("NFKC", "NFKD"):
         assert not set("<>&") & set(unicodedata.normalize(form, encoded))
     assert json.loads(encode(everything[:0xD800])) == everything[:0xD800]
     assert json.loads(encode(everything[0xE000:])) == everything[0xE000:]

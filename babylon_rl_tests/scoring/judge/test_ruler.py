@@ -102,10 +102,10 @@ async def test_other_outcomes_or_another_rubric_ask_again(judge: JudgeServer, ru
 
 async def test_several_orders_are_averaged_and_their_spread_is_reported(judge: JudgeServer, ruler):
     judge.manner = "by_position"
-    scored = await (await ruler(judge_orders=4, judge_alarm_correlation=-1.0)).score(make_window(PNLS))
-    assert judge.calls == 4
-    assert len({tuple(strict(seen.messages).values()) for seen in judge.seen}) == 4, "four different orders"
-    assert scored.run.orders == 4
+    scored = await (await ruler(judge_orders=3, judge_alarm_correlation=-1.0)).score(make_window(PNLS))
+    assert judge.calls == 3
+    assert len({tuple(strict(seen.messages).values()) for seen in judge.seen}) == 3, "different orders"
+    assert scored.run.orders == 3
     assert scored.run.spread > 0 and scored.run.flip_rate > 0
     judge.manner = "honest"
     honest = await (await ruler(judge_orders=3, judge_model="openai/b")).score(make_window(PNLS))
@@ -165,7 +165,24 @@ async def test_dropout_leaves_out_at_most_its_share(judge: JudgeServer, ruler):
     assert [m.agent_id for m in again.group.members] == [m.agent_id for m in scored.group.members]
 
 
-async def test_a_flat_judge_gives_a_group_without_spread(judge: JudgeServer, ruler):
+async def test_a_flat_judge_is_asked_again_and_gives_a_group_without_spread(judge: JudgeServer, ruler):
     judge.manner = "flat"
     scored = await (await ruler()).score(make_window(PNLS))
-    assert scored.group.status == "no_spread" and scored.run.status == "judged"
+    assert scored.group.status == "no_spread" and judge.calls == 2
+    assert scored.run.status == "judged" and "all scores are equal" in scored.run.alarm
+    checked = await (await ruler(scorer="ruler_with_heuristic_check")).score(make_window(PNLS))
+    assert checked.group.status == SCORED and checked.run.method == "local pnl"
+    assert sorted(rewards(checked).values())[0] == 0.25 and rewards(checked)["agent-3"] == 0.75
+    still = make_window((0.0, 0.0, 0.0))
+    assert (await (await ruler(judge_model="openai/b")).score(still)).run.alarm is None, (
+        "nothing was at stake"
+    )
+
+
+async def test_a_proxy_of_the_environment_is_not_used_for_a_private_judge(
+    judge: JudgeServer, ruler, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    scored = await (await ruler()).score(make_window(PNLS))
+    assert scored.group.status == SCORED
