@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from babylon_rl.commands import database, judge, models, services, simulation, training, windows
+from babylon_rl.commands import data, database, judge, models, services, simulation, training, windows
 from babylon_rl.commands.support import err
 from babylon_rl.errors import BabylonError
 
@@ -39,6 +39,11 @@ for command in (
     models.rollback,
     services.serve,
     simulation.simulate,
+    simulation.spawn,
+    data.archive,
+    data.restore,
+    data.export,
+    data.forget,
     database.migrate,
     database.doctor,
 ):

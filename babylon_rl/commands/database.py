@@ -15,12 +15,17 @@ def migrate(
 ) -> None:
     """Bring schema rl up to date and verify the game's tables."""
     from babylon_rl.database.connection import resolve_dsn, resolve_rl_dsn
+    from babylon_rl.database.embedded import ensure_server
     from babylon_rl.database.migrations import migrate as apply
     from babylon_rl.settings import get_settings
 
-    # The embedded server is migrated whenever it is opened: here there is nothing left to do for it.
-    game, rl = resolve_dsn(get_settings()), resolve_rl_dsn(get_settings())
-    names = wait(apply(rl, embedded=embedded, dry_run=dry_run, game_dsn=None if game == rl else game))
+    settings = get_settings()
+    if dry_run and settings.database_url is None and settings.rl_database_url is None:
+        names = wait(apply(ensure_server(settings.home).dsn(), embedded=True, dry_run=True))
+    else:
+        # The embedded server is migrated whenever it is opened: here there is nothing left to do for it.
+        game, rl = resolve_dsn(settings), resolve_rl_dsn(settings)
+        names = wait(apply(rl, embedded=embedded, dry_run=dry_run, game_dsn=None if game == rl else game))
     for name in names:
         out.print(f"{'would apply' if dry_run else 'applied'} {name}")
     if not names:

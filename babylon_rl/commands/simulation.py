@@ -1,6 +1,7 @@
-"""`babylon simulate` and `babylon demo`."""
+"""`babylon simulate`, `babylon spawn` and `babylon demo`."""
 
 import asyncio
+import random
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from rich.progress import Progress
 from babylon_rl.windows import parse_day
 
 if TYPE_CHECKING:
+    from babylon_rl.simulation.spawn import Spawned
     from babylon_rl.simulation.world import DaySummary
 
 DEMO_DAYS = 10
@@ -50,6 +52,48 @@ def simulate(
             f"{summary.value:+.2f} $, {summary.invalid} invalid answers, played by "
             f"{', '.join(summary.policy_versions)}"
         )
+
+
+def spawn(
+    agents: Annotated[int, typer.Option(min=1, max=1000, help="How many test agents.")] = 5,
+    duration: Annotated[float, typer.Option(min=0.1, help="Minutes that they act in each window.")] = 5.0,
+    windows: Annotated[int, typer.Option(min=1, max=720, help="Consecutive hours, the last one now.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Decides every number. Default: drawn, and printed.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(help="When they end, in UTC. Default: now.", formats=["%Y-%m-%dT%H:%M"])
+    ] = None,
+) -> None:
+    """Make test agents with random trajectories, to try the data tools; only in a database of ours.
+
+    They are marked isTest and left out of training; `babylon windows check --test-users` counts them.
+    """
+    from babylon_rl.database.connection import open_databases
+    from babylon_rl.settings import get_settings
+    from babylon_rl.simulation.spawn import spawn as make
+
+    chosen = random.SystemRandom().randrange(2**31) if seed is None else seed
+    end = datetime.now(UTC) if until is None else until.replace(tzinfo=UTC)
+
+    async def act() -> "list[Spawned]":
+        made: list[Spawned] = []
+        async with open_databases(get_settings()) as db:
+            for hour in reversed(range(windows)):
+                made += await make(
+                    db.game,
+                    agents=agents,
+                    duration=timedelta(minutes=duration),
+                    seed=chosen,
+                    until=end - timedelta(hours=hour),
+                )
+        return made
+
+    spawned = asyncio.run(act())
+    for one in spawned:
+        out.print(f"{one.window_id} {one.agent_id}: {one.steps} steps, P&L {one.final_pnl:+.2f} $")
+    hours = len({one.window_id for one in spawned})
+    out.print(f"{len(spawned)} trajectories of {agents} agents in {hours} windows (seed {chosen})")
 
 
 def demo(days: Days = DEMO_DAYS, agents: Agents = AGENTS, seed: Seed = SEED) -> None:

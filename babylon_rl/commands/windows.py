@@ -1,5 +1,6 @@
 """`babylon windows …` and `babylon outcomes …`."""
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 
 def list_(
     hours: Annotated[int, typer.Option(min=1, help="How many hours back from the newest recorded one.")] = 24,
+    min_agents: Annotated[int, typer.Option(min=0, help="Only windows with so many distinct agents.")] = 0,
 ) -> None:
-    """Show the newest windows: rows, agents, verdicts, rewards."""
+    """Show the recorded windows, newest first: rows, distinct agents, quality, verdicts, rewards."""
     from babylon_rl.orchestration.views import windows_table, windows_until_newest
     from babylon_rl.records.reader import refresh_window_rows
     from babylon_rl.settings import get_settings
@@ -29,13 +31,35 @@ def list_(
         raise CommandError(
             "no recorded rows yet", "Record some with the game's agents, or run `babylon simulate`."
         )
-    out.print(windows_table(facts, get_settings()))
+    shown = [f for f in reversed(facts) if (f.rows or f.test_rows or f.unreadable or f.group_status)]
+    out.print(windows_table([f for f in shown if f.agents >= min_agents], get_settings()))
 
 
 def check(
-    window_id: Annotated[str, typer.Argument(help="Window id, a UTC hour such as 2026-10-01T14:00.")],
+    window_id: Annotated[
+        str | None,
+        typer.Argument(help="Window id, a UTC hour such as 2026-10-01T14:00. Default: all windows."),
+    ] = None,
+    hours: Annotated[
+        int | None, typer.Option(min=1, help="Only the last hours, counted from now. Default: all.")
+    ] = None,
+    test_users: Annotated[
+        bool | None,
+        typer.Option(help="Count rows of test users. Default: INCLUDE_TEST_AGENTS."),
+    ] = None,
 ) -> None:
-    """Say whether one window is ready, and why not; the status is 1 when it carries no trainable group."""
+    """Say whether there is enough to train, or whether one window is ready, and why not.
+
+    The status is 1 when there is not enough, or when the window carries no trainable group.
+    """
+    ready, text = wait(_check_window(window_id) if window_id else _check_all(hours, test_users))
+    out.print(text, markup=False, soft_wrap=True)
+    if not ready:
+        raise typer.Exit(1)
+
+
+async def _check_window(window_id: str) -> tuple[bool, str]:
+    from babylon_rl.orchestration.overview import quarantine_lines
     from babylon_rl.orchestration.readiness import read_windows
     from babylon_rl.orchestration.views import explain_window
     from babylon_rl.records.reader import refresh_window_rows
@@ -43,17 +67,26 @@ def check(
     from babylon_rl.windows import parse_window
 
     parse_window(window_id)
+    async with databases() as db:
+        await refresh_window_rows(db.game, db.rl)
+        [facts] = await read_windows(db.rl, window_id, window_id)
+        usable, text = explain_window(facts, get_settings())
+        return usable, "\n".join([text, *await quarantine_lines(db.rl, facts)])
 
-    async def read() -> "WindowFacts":
-        async with databases() as db:
-            await refresh_window_rows(db.game, db.rl)
-            [facts] = await read_windows(db.rl, window_id, window_id)
-            return facts
 
-    usable, text = explain_window(wait(read()), get_settings())
-    out.print(text)
-    if not usable:
-        raise typer.Exit(1)
+async def _check_all(hours: int | None, test_users: bool | None) -> tuple[bool, str]:
+    from babylon_rl.orchestration.overview import overview_lines, read_overview
+    from babylon_rl.records.reader import refresh_window_rows
+    from babylon_rl.settings import get_settings
+    from babylon_rl.windows import window_id_at
+
+    settings = get_settings()
+    counted = settings.include_test_agents if test_users is None else test_users
+    since = window_id_at(datetime.now(UTC) - timedelta(hours=hours)) if hours else None
+    async with databases() as db:
+        await refresh_window_rows(db.game, db.rl)
+        overview = await read_overview(db.game, db.rl, settings, since=since, test_users=counted)
+    return not overview.problems(settings), "\n".join(overview_lines(overview, settings))
 
 
 def sync(

@@ -35,14 +35,17 @@ async def windows_until_newest(rl: asyncpg.Connection, hours: int) -> list[Windo
 def windows_table(facts: Sequence[WindowFacts], settings: Settings) -> Table:
     """Returns one line per window: what is recorded, what was made of it, and what happens next."""
     now = datetime.now(UTC)
-    table = _table("window", "rows", "agents", "episodes", "outcomes", "group", "mean reward", "next")
+    columns = ("window", "rows", "agents", "unreadable", "quality", "episodes", "outcomes", "group")
+    table = _table(*columns, "mean reward", "next")
     for window in facts:
         colour = _COLOURS.get(window.group_status or "", "")
         status = f"[{colour}]{window.group_status}[/]" if colour else _text(window.group_status)
         verdict = judge_window(window, now, settings)
         table.add_row(
             window.window_id,
-            *map(_text, (window.rows, window.agents, window.episodes, window.outcomes_status)),
+            *map(_text, (window.rows, window.agents, window.unreadable or None)),
+            _text(None if window.good_rows is None or not window.rows else f"{window.quality:.0%}"),
+            *map(_text, (window.episodes, window.outcomes_status)),
             status,
             _text(window.reward_mean),
             "" if verdict.verdict == "done" else f"{verdict.verdict}: {verdict.reason}",
@@ -55,7 +58,8 @@ def explain_window(window: WindowFacts, settings: Settings) -> tuple[bool, str]:
     verdict = judge_window(window, datetime.now(UTC), settings)
     lines = [
         f"window {window.window_id}: {window.rows} rows of {window.agents} agents "
-        f"(needed: {settings.min_agents_per_window})",
+        f"(needed: {settings.min_agents_per_window}); {window.unreadable} unreadable, {window.test_rows} of "
+        f"test users; {window.quality:.0%} good enough (needed: {settings.data_quality_threshold:.0%})",
         f"snapshot: {_text(window.snapshot_status)}   outcomes: {_text(window.outcomes_status)}   "
         f"group: {_text(window.group_status)}{f' ({window.group_reason})' if window.group_reason else ''}",
         f"next: {verdict.verdict}, {verdict.reason}",
