@@ -10,7 +10,7 @@ from babylon_rl.scoring.judge.address import judge_address
 from babylon_rl.scoring.judge.errors import JudgeSetupError
 from babylon_rl.scoring.judge.prices import known_context, known_price
 from babylon_rl.scoring.judge.rubric import DEFAULT, load_rubric
-from babylon_rl.settings import Settings
+from babylon_rl.settings import Settings, SettingsError
 
 
 @pytest.fixture
@@ -95,6 +95,21 @@ def test_an_unknown_price_is_no_price(base: Settings):
     with pytest.raises(JudgeSetupError, match="JUDGE_INPUT_PRICE"):
         address(base, judge_model="openai/house-model")
     assert known_price("nobody/knows") is None and known_context("nobody/knows") is None
+
+
+def test_hosts_are_a_list_of_names(base: Settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("JUDGE_ALLOWED_HOSTS", "judge.example.com, provider:Anthropic")
+    assert Settings(_env_file=None).judge_allowed_hosts == ("judge.example.com", "provider:anthropic")
+    for wrong in ("https://judge.example.com", "*.example.com", "a,,b"):
+        monkeypatch.setenv("JUDGE_ALLOWED_HOSTS", wrong)
+        with pytest.raises(SettingsError, match="JUDGE_ALLOWED_HOSTS"):
+            Settings(_env_file=None)
+
+
+def test_dropout_above_the_seeds_is_refused(base: Settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MAX_DROPOUT", "0.5")
+    with pytest.raises(SettingsError, match="MAX_DROPOUT"):
+        Settings(_env_file=None)
 
 
 def test_rubrics_are_read_or_refused(tmp_path):

@@ -238,6 +238,32 @@ async def test_another_order_or_a_second_judge_may_settle_a_doubt(judge: JudgeSe
 
 
 @pytest.mark.anyio
+async def test_being_right_and_losing_money_is_paid_by_the_money(judge: JudgeServer, ruler):
+    """Shares at 0.81 that pay 1 lose after the game's price: correctness and P&L rank in opposite order."""
+    right = hold() | {
+        "action": {
+            "actionType": "BUY_PREDICTION_SHARES",
+            "parameters": {"marketId": "market-1", "side": "YES", "amount": 100},
+            "success": True,
+            "result": {"avgPrice": 4.26},
+        }
+    }
+    wrong = hold() | {"action": right["action"] | {"parameters": {"marketId": "market-1", "side": "NO"}}}
+    episodes = [
+        make_episode("right", -60.0, right),
+        make_episode("wrong", 25.0, wrong),
+        make_episode("idle", 0.0, hold()),
+    ]
+    window = msgspec.structs.replace(make_window(PNLS), episodes=episodes)
+    scored = await (await ruler()).score(window)
+    assert {m.agent_id: m.reward for m in scored.group.members}["wrong"] == score_of(25.0)
+    assert '"resolved":"YES"' in judge.seen[0].text and '"side":"YES"' in judge.seen[0].text
+    judge.manner = "inverted"
+    by_correctness = await (await ruler(judge_model="openai/b")).score(window)
+    assert by_correctness.run.alarm, "a judge that pays correctness contradicts the money"
+
+
+@pytest.mark.anyio
 async def test_a_canary_that_fools_the_judge_is_a_doubt(judge: JudgeServer, ruler):
     judge.manner = "obedient"
     scored = await (await ruler(judge_canary_rate=1.0)).score(make_window(PNLS))
