@@ -5,6 +5,8 @@ or say little. No check carries the safety: a blocking check neither stops the l
 spares the rest of a range, so every consumer reads `rl.window_state` and its own inputs again.
 """
 
+from collections import Counter
+
 import asyncpg
 import dagster as dg
 
@@ -27,13 +29,20 @@ PNL_VARIANCE_SHARE = 0.25
 
 _WINDOWS = """
 SELECT s.window_id, s.rows, s.agents, s.episodes, s.group_status, s.group_reason, s.reward_mean, s.reward_std,
-       s.pnl_mean, s.pnl_spearman, s.pnl_variance_share, coalesce(q.rows, 0) AS quarantined
+       s.pnl_mean, s.pnl_spearman, s.pnl_variance_share, coalesce(q.rows, 0) AS quarantined,
+       r.quality, r.quality_reasons, r.good_rows, r.rows + r.unreadable AS found_rows
 FROM rl.window_state s
+LEFT JOIN rl.recorded_windows r USING (window_id)
 LEFT JOIN (
     SELECT window_id, count(*) AS rows FROM rl.quarantine WHERE released_at IS NULL GROUP BY window_id
 ) q USING (window_id)
 WHERE $1::text[] IS NULL OR s.window_id = ANY($1)
 ORDER BY s.window_id DESC LIMIT $2
+"""
+_REASONS = """
+SELECT reason, count(*) AS rows, min(trajectory_id) AS example, min(detail) AS detail
+FROM rl.quarantine WHERE released_at IS NULL AND window_id = ANY($1)
+GROUP BY reason ORDER BY rows DESC, reason
 """
 _VERDICTS = """
 SELECT DISTINCT ON (m.day) m.day, b.version, b.incumbent, b.verdict, b.reason, b.metrics
@@ -72,6 +81,38 @@ def quarantine_rate(
             "windows": markdown_table(
                 ("window", "rows", "quarantined"),
                 [(w["window_id"], w["rows"], w["quarantined"]) for w in windows if w["quarantined"]],
+            ),
+            "reasons": markdown_table(
+                ("reason", "rows", "for example", "where"),
+                [tuple(row) for row in fetch(postgres, _REASONS, [w["window_id"] for w in windows])],
+            ),
+        },
+    )
+
+
+@dg.asset_check(asset="trajectories")
+def data_quality(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Steps, LLM calls, long prompts, look-ups, outcomes of actions: each row has a score. WARN where fewer
+    rows of a window than DATA_QUALITY_THRESHOLD are above their bar; `rl.window_rows` has score and reasons.
+    """
+    windows = [w for w in _windows(context, postgres) if w["found_rows"]]
+    threshold = postgres.settings().data_quality_threshold
+    poor = [w for w in windows if w["good_rows"] / w["found_rows"] < threshold]
+    reasons = Counter()
+    for window in windows:
+        reasons.update(window["quality_reasons"])
+    rows = sum(w["found_rows"] for w in windows)
+    good = sum(w["good_rows"] for w in windows)
+    return dg.AssetCheckResult(
+        passed=not poor,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "rows/found": rows,
+            "rows/good_share": good / rows if rows else 1.0,
+            "reasons": markdown_table(("reason", "rows"), reasons.most_common()),
+            "windows": markdown_table(
+                ("window", "rows", "above their bar", "mean score"),
+                [(w["window_id"], w["found_rows"], w["good_rows"], w["quality"]) for w in poor],
             ),
         },
     )
@@ -207,6 +248,7 @@ def one_active_deployment(postgres: PostgresResource) -> dg.AssetCheckResult:
 
 ALL = [
     quarantine_rate,
+    data_quality,
     reward_spread,
     pnl_share_of_reward,
     *judge_checks.ALL,

@@ -123,6 +123,7 @@ def test_a_day_from_trading_to_a_judged_model(
     evaluations = checks(instance)
     assert set(evaluations) == {
         "quarantine_rate",
+        "data_quality",
         "reward_spread",
         "pnl_share_of_reward",
         "no_leaks",
