@@ -301,3 +301,51 @@ async def test_settings_that_contradict_each_other(settings: Settings) -> None:
     ):
         with pytest.raises(GatewaySetupError, match="GATEWAY_UPSTREAM"):
             ServedModels(choose(settings, **changes))
+
+
+async def test_wandb_serves_what_it_trained(
+    db: Databases, gateway_db: Databases, settings: Settings, double: UpstreamDouble
+) -> None:
+    path = "wandb-artifact:///team/babylon/agent:step3"
+    model = await registry.register(db.rl, parent_version="v0.0.0", storage_path=path)
+    await deploy(db.rl, None, model.version, reason="test", verdict_required=False)
+    wandb = choose(
+        settings,
+        gateway_upstream_kind="wandb",
+        gateway_upstream_url=double.url,
+        wandb_api_key="wandb-key",
+        wandb_entity="team",
+        wandb_project="babylon",
+        base_model="OpenPipe/Qwen3-14B-Instruct",
+    )
+    models = ServedModels(wandb)
+    assert await models.refresh(gateway_db.rl) and await said_by(models) == path
+    assert {request.body["model"] for request in double.requests} == {path, "OpenPipe/Qwen3-14B-Instruct"}
+    sent = double.requests[-1]
+    assert sent.headers["authorization"] == "Bearer wandb-key"
+    assert sent.headers["openai-project"] == "team/babylon"
+    assert sent.body["logprobs"] is True and "return_token_ids" not in sent.body
+    await models.close()
+    with pytest.raises(GatewaySetupError, match="W&B Inference does not serve"):
+        await deploy_elsewhere(db)
+        await ServedModels(wandb.model_copy(update={"rl_fallback_to_base": False})).refresh(gateway_db.rl)
+
+
+async def deploy_elsewhere(db: Databases) -> None:
+    model = await registry.register(db.rl, parent_version="v0.0.0", storage_path="file:///here")
+    await deploy(db.rl, None, model.version, reason="test", verdict_required=False)
+
+
+async def test_the_base_model_on_a_server_of_its_own(
+    db: Databases, gateway_db: Databases, settings: Settings, double: UpstreamDouble, checkpoints: list[Path]
+) -> None:
+    apart = choose(settings, gateway_fallback_url=double.url, gateway_fallback_model="llama-base")
+    await deployed(db.rl, checkpoints[0])
+    models = ServedModels(apart)
+    assert await models.refresh(gateway_db.rl) and await said_by(models) == "v0.0.1"
+    assert double.requests == [], (
+        "the canary compares with the base model beside it, not with another server's"
+    )
+    assert models.serving is not None and await said_by_state(models.serving, "v0.0.0") == "llama-base"
+    assert "llama-base" in models.serving.base_names
+    await models.close()
