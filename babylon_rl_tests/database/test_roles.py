@@ -90,7 +90,8 @@ WRITES = {
     },
     "INSERT INTO rl.models (version, model_id, base_model) VALUES ('v0.0.0', 'm', 'b')": {"babylon_trainer"},
     "INSERT INTO rl.deployments (version, role, percentage) VALUES ('v0.0.0', 'active', 100)": {
-        "babylon_trainer"
+        "babylon_trainer",
+        "babylon_gateway",  # it takes a bad model back by itself
     },
 }
 

@@ -130,6 +130,10 @@ def test_a_day_from_trading_to_a_judged_model(
         "invalid_actions",
         "candidate_beats_incumbent",
         "one_active_deployment",
+        "judge_agrees_with_money",
+        "judge_budget",
+        "judge_canary",
+        "judge_failures",
     }
     assert evaluations["one_active_deployment"].passed
     assert evaluations["no_leaks"].passed and evaluations["invalid_actions"].passed
