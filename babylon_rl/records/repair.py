@@ -85,7 +85,8 @@ class _Reader:
         for key, part in (("llmCalls", "call"), ("providerAccesses", "access")):
             items = out.get(key) or []
             if not isinstance(items, list):
-                raise UnreadableRowError(f"{part}s_not_a_list", f"{where}: {key} is {_kind(items)}")
+                plural = "calls" if part == "call" else "accesses"
+                raise UnreadableRowError(f"{plural}_not_a_list", f"{where}: {key} is {_kind(items)}")
             out[key] = [self.part(part, item, f"{where}, {key}[{i}]") for i, item in enumerate(items)]
         return out
 

@@ -46,6 +46,7 @@ def test_the_night_finds_rows_that_the_feed_cannot_see(recorded: str):
         row = await rl.fetchrow("SELECT due, rows FROM rl.recorded_windows")
         outcomes = await rl.fetchval("SELECT count(*) FROM rl.outcomes WHERE window_id = $1", WINDOW)
         await rl.close()
+        assert row is not None
         return row["due"], row["rows"], outcomes
 
     assert asyncio.run(read()) == (True, 2, 1)

@@ -143,6 +143,7 @@ def test_has_tokens_needs_a_logprob_for_each_token(changes, whole):
         ('[{"environmentState":[1]}]', "environment_not_an_object"),
         ('[{"llmCalls":{"a":1}}]', "calls_not_a_list"),
         ('[{"llmCalls":["hi"]}]', "call_not_an_object"),
+        ('[{"providerAccesses":"none"}]', "accesses_not_a_list"),
         ('[{"action":{"parameters":[1]}}]', "wrong_type"),
         ('[{"environmentState":{"agentBalance":"lots"}}]', "bad_number"),
         ('[{"environmentState":{"openPositions":1.5}}]', "bad_number"),
