@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from babylon_rl.orchestration import assets, checks, jobs, schedules, sensors
+from babylon_rl.orchestration import assets, checks, jobs, schedules, sensors, upkeep, window_training
 from babylon_rl.orchestration.resources import (
     ArtifactStoreResource,
     ArtResource,
@@ -13,9 +13,15 @@ from babylon_rl.orchestration.resources import (
 defs = dg.Definitions(
     assets=assets.ALL,
     asset_checks=checks.ALL,
-    jobs=[jobs.hourly_job, jobs.daily_job, jobs.deploy_job],
+    jobs=[
+        jobs.hourly_job,
+        jobs.daily_job,
+        jobs.deploy_job,
+        upkeep.upkeep_job,
+        window_training.window_training_job,
+    ],
     sensors=[sensors.window_readiness, sensors.run_failures],
-    schedules=[schedules.daily_training],
+    schedules=[schedules.daily_training, upkeep.nightly_upkeep],
     resources={
         "postgres": PostgresResource(),
         "art": ArtResource(),

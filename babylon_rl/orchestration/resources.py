@@ -8,16 +8,19 @@ itself.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import dagster as dg
 from pydantic import Field, SecretStr
 
 from babylon_rl.database.connection import Databases, open_databases
+from babylon_rl.deployment.unit_jobs import UnitJob
+from babylon_rl.deployment.unit_training import Track
 from babylon_rl.records.store import ArtifactStore
 from babylon_rl.settings import Settings, get_settings
 from babylon_rl.tracking import Run, open_run
+from babylon_rl.training.options import with_options
 
 READER = "babylon_reader"
 """Database role of checks, sensors and schedules that only look."""
@@ -120,10 +123,20 @@ class ArtResource(dg.ConfigurableResource):
         description="Return on start equity by which a candidate must beat the incumbent. "
         "Empty: GATE_THRESHOLD.",
     )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further training settings of this run by their variable in lower case, for example "
+        '{"learning_rate": 0.0001}. What is not named follows the environment.',
+    )
 
     def settings(self, base: Settings | None = None) -> Settings:
-        """Returns `base` (the environment's settings) with this resource's values in its place."""
-        return _with(
+        """Returns `base` (the environment's settings) with this resource's values in its place.
+
+        Raises:
+            UnknownTrainingArgumentError: `options` names no training setting.
+            UnsupportedOptionError: One of its values is out of range.
+        """
+        given = _with(
             base or get_settings(),
             training_backend=self.backend or None,
             base_model=self.base_model or None,
@@ -137,6 +150,7 @@ class ArtResource(dg.ConfigurableResource):
             min_agents_per_window=self.min_agents_per_window,
             gate_threshold=self.gate_threshold,
         )
+        return with_options(given, self.options)
 
 
 class WandbResource(dg.ConfigurableResource):
@@ -175,6 +189,25 @@ class WandbResource(dg.ConfigurableResource):
             job_type=context.asset_key.to_user_string(),
             group=context.run.run_id,
         )
+
+    def tracker(self, dagster_run: str) -> Track:
+        """Returns what opens the W&B run of a training unit; whoever trains the unit again continues it.
+
+        Args:
+            dagster_run: Id of the Dagster run, kept as a setting of the W&B run.
+        """
+
+        def open_unit(job: UnitJob, unit_key: str) -> Run:
+            return open_run(
+                self.settings(),
+                name=job.name,
+                job_type="train",
+                group=unit_key[:16],
+                config={**job.recipe.identity(), "dagster_run": dagster_run, "unit_key": unit_key},
+                tags=[job.choice.name, job.parent.model.base_model, job.branch or "live"],
+            )
+
+        return open_unit
 
 
 class ArtifactStoreResource(dg.ConfigurableResource):

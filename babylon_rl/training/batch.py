@@ -20,6 +20,7 @@ from babylon_rl.records.store import Artifact, ArtifactStore
 from babylon_rl.scoring.groups import SCORED, Member, ScoredGroup, from_records
 from babylon_rl.training.conversion import TrainableCall, TrainableEpisode
 from babylon_rl.training.leaks import Leak, scan
+from babylon_rl.training.selection import Selection, select
 
 KIND = "training_batch"
 READY, EMPTY = "ready", "empty"
@@ -75,35 +76,74 @@ class TrainingBatch:
 
 
 async def build_batch(
-    rl: asyncpg.Connection, store: ArtifactStore, day: str, rules: BatchRules | None = None
+    rl: asyncpg.Connection,
+    store: ArtifactStore,
+    day: str,
+    rules: BatchRules | None = None,
+    selection: Selection | None = None,
 ) -> TrainingBatch:
     """Build and store a day's batch, or return the frozen one of a day that has been trained.
+
+    Args:
+        selection: which episodes are wanted; all by default.
 
     Raises:
         UnknownDayError: ``day`` is no day.
         ArtifactError: a scored group's file is missing or altered.
     """
     rules = rules or BatchRules()
-    groups = [
-        from_records(store.get(row["group_uri"]))
-        for row in await rl.fetch(_GROUPS, windows.windows_of_day(day))
-    ]
+    artifact, summary = await _build(rl, store, day, windows.windows_of_day(day), rules, selection)
+    return await _freeze(rl, store, day, artifact, summary, rules)
+
+
+async def build_side_batch(
+    rl: asyncpg.Connection,
+    store: ArtifactStore,
+    name: str,
+    window_ids: Sequence[str],
+    rules: BatchRules,
+    selection: Selection | None = None,
+) -> TrainingBatch:
+    """Build and store the batch of a side branch: chosen windows, and no day's batch, whatever their day.
+
+    Args:
+        name: what people call it; stands where a day's batch has its day.
+
+    Raises:
+        ArtifactError: a scored group's file is missing or altered.
+    """
+    artifact, summary = await _build(rl, store, name, window_ids, rules, selection)
+    return _batch(summary, artifact.uri)
+
+
+async def _build(
+    rl: asyncpg.Connection,
+    store: ArtifactStore,
+    name: str,
+    window_ids: Sequence[str],
+    rules: BatchRules,
+    wanted: Selection | None,
+) -> tuple[Artifact, dict[str, Any]]:
+    """Store what the windows give; returns the file and the summary at its head."""
+    groups = [from_records(store.get(row["group_uri"])) for row in await rl.fetch(_GROUPS, list(window_ids))]
+    left_out: Counter[str] = Counter()
+    if wanted is not None:
+        groups, left_out = select(groups, wanted)
     selection = _select(groups)
     leaks = [leak for group in groups for leak in await _scan_group(rl, group, selection)]
     reason = _refusal(groups, selection, leaks, rules)
     summary = {
-        "day": day,
+        "day": name,
         "status": EMPTY if reason else READY,
         "reason": reason,
         "groups": len({episode["window_id"] for episode in selection.episodes}),
         "episodes": len(selection.episodes),
         "calls": sum(len(episode["calls"]) for episode in selection.episodes),
-        "dropped": dict(sorted(selection.dropped.items())),
+        "dropped": dict(sorted((selection.dropped + left_out).items())),
         "policy_versions": dict(sorted(selection.versions.items())),
         "leaks": [asdict(leak) for leak in leaks],
     }
-    artifact = store.put(KIND, day, [summary, *([] if reason else selection.episodes)])
-    return await _freeze(rl, store, day, artifact, summary, rules)
+    return store.put(KIND, name, [summary, *([] if reason else selection.episodes)]), summary
 
 
 def load_batch(store: ArtifactStore, uri: str) -> tuple[TrainingBatch, list[TrainableEpisode]]:

@@ -5,11 +5,14 @@ follow is refused, unless the value is what the backend does anyway: a training 
 was told.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from babylon_rl.settings import Settings
-from babylon_rl.training.errors import TrainingError
+from babylon_rl.training.errors import TrainingError, UnknownTrainingArgumentError
 from babylon_rl.training.recipe import EmbeddedTrainConfig, Precision
 
 BackendName = Literal["embedded", "local", "serverless"]
@@ -89,6 +92,13 @@ _OPTIONS: dict[str, _Option] = {
 SHARED = ("checkpoint_frequency", "training_chunk_bytes")
 """Options of the cutting into chunks, which every backend follows."""
 
+PER_RUN = (
+    *("training_backend", "base_model", "min_agents_per_window", "min_actions_per_trajectory"),
+    *("training_min_trajectories", "window_delay_minutes", "wandb_project", "wandb_entity", "gate_threshold"),
+    *("target_trajectories", "max_dropout", "training_deadline_minutes"),
+)
+"""Settings that shape no gradient and that one run may still have of its own."""
+
 
 def is_supported(name: str, value: object, backend: BackendName) -> bool:
     """Whether a backend does what this value of a hyperparameter says."""
@@ -99,6 +109,31 @@ def is_supported(name: str, value: object, backend: BackendName) -> bool:
 def hyperparameters() -> tuple[str, ...]:
     """The names, as settings, of everything that shapes a training."""
     return (*_OPTIONS, *SHARED)
+
+
+def with_options(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with values of one run, each checked as its variable would be.
+
+    Args:
+        values: By the name of the setting, in lower case.
+
+    Raises:
+        UnknownTrainingArgumentError: One is no option of a training.
+        UnsupportedOptionError: A value is out of range.
+    """
+    allowed = (*hyperparameters(), *PER_RUN)
+    checked = {}
+    for name, value in values.items():
+        if name not in allowed:
+            raise UnknownTrainingArgumentError(name, allowed, "chosen")
+        field = Settings.model_fields[name]
+        kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        try:
+            checked[name] = TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            what = error.errors(include_url=False)[0]["msg"]
+            raise UnsupportedOptionError(f"{name}={value!r}: {what}", "Correct the value.") from None
+    return settings.model_copy(update=checked)
 
 
 def embedded_config(settings: Settings) -> EmbeddedTrainConfig:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from babylon_rl.training.gradient import Progress
@@ -36,23 +37,35 @@ class Pace:
         )
 
 
+Watcher = Callable[[str, Pace], None]
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Have a function called with name and pace at every step of this process's trainings."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
 class ProgressMeter:
-    """A `Progress` that measures, writes a line now and then, and passes on what it measured.
+    """A `Progress` that measures, writes a line now and then, and tells the watchers.
 
     Args:
         name: What is trained, for the lines.
-        on_step: Receives the raw progress.
-        on_pace: Receives the measured one.
+        on_step: Receives the raw progress too.
     """
 
     def __init__(
         self,
         name: str,
         on_step: Progress | None = None,
-        on_pace: Callable[[Pace], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._name, self._on_step, self._on_pace, self._clock = name, on_step, on_pace, clock
+        self._name, self._on_step, self._clock = name, on_step, clock
         self._started = self._told = clock()
         self._tokens = 0.0
         self.last: Pace | None = None
@@ -69,7 +82,7 @@ class ProgressMeter:
         if now - self._told >= LOG_SECONDS:
             self._told = now
             log.info("%s: %s", self._name, self.last)
-        if self._on_pace:
-            self._on_pace(self.last)
+        for watcher in tuple(_watchers):
+            watcher(self._name, self.last)
         if self._on_step:
             self._on_step(done, total, metrics)

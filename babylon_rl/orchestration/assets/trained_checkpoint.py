@@ -2,11 +2,10 @@
 
 import dagster as dg
 
-from babylon_rl.deployment.candidates import REPEATED, TRAINED, DayTraining, train_day
+from babylon_rl.deployment.candidates import DayTraining, train_day
 from babylon_rl.deployment.judging import content_key
 from babylon_rl.deployment.lineage import parent_for_training
 from babylon_rl.deployment.registry import ModelRecord
-from babylon_rl.deployment.storage import local_path
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS
 from babylon_rl.orchestration.assets.training_batch import training_batch
 from babylon_rl.orchestration.partitions import ONE_DAY, PREVIOUS_DAY, daily
@@ -51,7 +50,8 @@ async def trained_checkpoint(
     day = context.partition_key
     async with postgres.connect(role=TRAINER) as db:
         try:
-            training = await train_day(db, store.open(), art.settings(postgres.settings()), day)
+            settings, track = art.settings(postgres.settings()), wandb.tracker(context.run.run_id)
+            training = await train_day(db, store.open(), settings, day, track=track)
             model, metadata = training.model, _metadata(training)
         except (EmptyBatchError, CheckpointError) as problem:
             context.log.error(f"{day} was not trained: {problem}")
@@ -62,7 +62,7 @@ async def trained_checkpoint(
             **metadata,
             "checkpoint": model.version,
             "checkpoint/uri": model.storage_path or "",
-            **_track(context, wandb, model, trained=metadata["status"] in (TRAINED, REPEATED)),
+            **_track(context, wandb, model),
         },
         data_version=dg.DataVersion(content_key(model)),
     )
@@ -70,9 +70,13 @@ async def trained_checkpoint(
 
 def _metadata(training: DayTraining) -> Metadata:
     batch, metrics = training.batch, training.metrics
+    where = {"backend": f"{training.choice.name} ({training.choice.reason})"} if training.choice else {}
+    answers = [answer["answer"] or answer["problem"] for answer in metrics.get("completions", ())]
     return {
         "status": training.status,
         "reason": training.reason,
+        **where,
+        **({"answer after training": answers[-1]} if answers else {}),
         "parent": training.parent.model.version,
         "batch": batch.sha256,
         "episodes/count": batch.episodes,
@@ -82,19 +86,21 @@ def _metadata(training: DayTraining) -> Metadata:
     }
 
 
-def _track(
-    context: dg.AssetExecutionContext, wandb: WandbResource, model: ModelRecord, *, trained: bool
-) -> Metadata:
-    """Logs the checkpoint with its lineage, and the loss of each optimizer step; returns links."""
+def _track(context: dg.AssetExecutionContext, wandb: WandbResource, model: ModelRecord) -> Metadata:
+    """Logs the checkpoint's digest and lineage; its files and metrics are in the training's own run."""
+    trained = model.metrics.get("wandb") or {}
     with wandb.run(context, context.partition_key) as run:
-        for step, loss in enumerate(model.metrics.get("losses", ()) if trained else ()):
-            run.log({"loss/train": loss}, step=step)
         lineage = {key: model.manifest.get(key) for key in ("parent", "parent_reason", "batch_sha256", "day")}
         run.log_artifact(
             "checkpoint",
             "model",
-            path=local_path(model) if trained else None,
-            metadata={"version": model.version, **lineage},
+            metadata={
+                "version": model.version,
+                "digest": content_key(model),
+                "artifact": trained.get("wandb_artifact_id"),
+                **lineage,
+            },
             aliases=[model.version, f"day-{context.partition_key}"],
         )
-    return {"wandb": dg.MetadataValue.url(run.url)} if run.url else {"wandb": run.id}
+    links = {"wandb/training": trained["wandb_run_id"]} if trained.get("wandb_run_id") else {}
+    return {**links, "wandb": dg.MetadataValue.url(run.url) if run.url else run.id}

@@ -10,6 +10,7 @@ from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdo
 from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresResource, WandbResource
 from babylon_rl.records.store import ArtifactStore
 from babylon_rl.training.batch import BatchRules, TrainingBatch, build_batch, load_batch
+from babylon_rl.training.selection import Selection
 
 
 @dg.asset(
@@ -37,7 +38,8 @@ async def training_batch(
     with retry_on_lost_database():
         # No narrower role: the leak scan reads the outcomes, which are closed to whoever may write batches.
         async with postgres.connect() as db:
-            batch = await build_batch(db.rl, files, day, rules)
+            wanted = Selection(min_actions=settings.min_actions_per_trajectory or 0)
+            batch = await build_batch(db.rl, files, day, rules, wanted)
     log_lineage(context, wandb, [PartitionReport(day, batch.sha256)])
     return dg.MaterializeResult(metadata=_metadata(batch, files), data_version=dg.DataVersion(batch.sha256))
 
