@@ -114,7 +114,7 @@ def test_nothing_recorded_yet(environment: dict[str, str]):
 def test_doctor_says_what_is_wrong_and_how_to_repair_it(environment: dict[str, str], empty_dsn: str):
     sick = babylon(environment | {"DATABASE_URL": empty_dsn, "DAGSTER_PG": empty_dsn}, "doctor")
     assert sick.returncode == 1
-    assert "bad  database" in sick.stdout and "babylon migrate" in sick.stdout
+    assert "bad  schema rl" in sick.stdout and "babylon migrate" in sick.stdout
     healthy = babylon(environment | {"DAGSTER_PG": empty_dsn}, "doctor")
     assert healthy.returncode == 0, healthy.stdout
     assert "ok   schema" in healthy.stdout

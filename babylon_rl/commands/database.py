@@ -1,10 +1,14 @@
 """`babylon migrate`, `babylon doctor` and `babylon db …`."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
 
 from babylon_rl.commands.support import out, wait
+
+if TYPE_CHECKING:
+    from babylon_rl.orchestration.findings import Finding
 
 
 def migrate(
@@ -32,14 +36,29 @@ def migrate(
         out.print("schema rl is up to date")
 
 
-def doctor() -> None:
-    """Check settings, databases, schema, disk and keys; the status is 1 when something needs a hand."""
+def doctor(
+    production: Annotated[
+        bool, typer.Option("--production", help="Also the checklist for production, item by item.")
+    ] = False,
+) -> None:
+    """Check settings, databases, schema drift, disk and keys; the status is 1 when something needs a hand."""
+    from babylon_rl.errors import BabylonError
     from babylon_rl.orchestration.doctor import examine
+    from babylon_rl.settings import get_settings
 
-    findings = wait(examine())
+    async def look() -> "list[Finding]":
+        from babylon_rl.orchestration.production import checklist
+
+        findings = await examine()
+        try:
+            return [*findings, *(await checklist(get_settings()) if production else ())]
+        except BabylonError:  # of the settings, which are among the findings
+            return findings
+
+    findings = wait(look())
+    marks = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
     for finding in findings:
-        mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}[finding.level]
-        out.print(f"{mark} {finding.subject}: {finding.text}", markup=True)
+        out.print(f"{marks[finding.level]} {escape(f'{finding.subject}: {finding.text}')}", soft_wrap=True)
     if any(f.level == "bad" for f in findings):
         raise typer.Exit(1)
 
