@@ -12,7 +12,13 @@ from packaging.requirements import Requirement
 from babylon_rl.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/from_the_seeds.md", "docs/serving.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/from_the_seeds.md",
+    "docs/serving.md",
+    "docs/data_tools.md",
+]
 
 
 def pins() -> dict[str, str]:
