@@ -60,7 +60,7 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('rl.recorded_windows', 0)
 # Two rows of one agent with the same start and the same steps are one row, exported twice.
 _SUMMARIZE = """
 WITH numbered AS (
-    SELECT window_id, trajectory_id, agent_id, fingerprint, excluded, quality, quality_reasons,
+    SELECT window_id, trajectory_id, agent_id, fingerprint, excluded, quality, quality_reasons, seen_at,
            row_number() OVER (PARTITION BY window_id, excluded, quality IS NULL, agent_id, start_time,
                                            coalesce(content, trajectory_id)
                               ORDER BY trajectory_id COLLATE "C") AS copy
@@ -69,7 +69,7 @@ WITH numbered AS (
 ), single AS (
     SELECT * FROM numbered WHERE copy = 1 OR quality IS NULL
 ), counted AS (
-    SELECT window_id,
+    SELECT window_id, max(seen_at) AS seen_at,
            count(quality) FILTER (WHERE excluded IS NULL) AS rows,
            count(DISTINCT agent_id) FILTER (WHERE excluded IS NULL AND quality IS NOT NULL) AS agents,
            count(quality) FILTER (WHERE excluded IS NOT NULL) AS test_rows,
@@ -94,7 +94,7 @@ INSERT INTO rl.recorded_windows AS known
         fingerprint, seen_at)
 SELECT w, coalesce(c.rows, 0), coalesce(c.agents, 0), coalesce(c.test_rows, 0), coalesce(c.test_agents, 0),
        coalesce(c.good_rows, 0), coalesce(c.unreadable, 0), c.quality, coalesce(r.reasons, '{}'),
-       coalesce(c.fingerprint, ''), now()
+       coalesce(c.fingerprint, ''), coalesce(c.seen_at, now())
   FROM unnest($1::text[]) AS w
   LEFT JOIN counted c ON c.window_id = w LEFT JOIN reasons r ON r.window_id = w
 ON CONFLICT (window_id) DO UPDATE
@@ -102,8 +102,7 @@ ON CONFLICT (window_id) DO UPDATE
        test_agents = excluded.test_agents, good_rows = excluded.good_rows, unreadable = excluded.unreadable,
        quality = excluded.quality, quality_reasons = excluded.quality_reasons,
        fingerprint = excluded.fingerprint,
-       seen_at = CASE WHEN known.fingerprint <> excluded.fingerprint THEN excluded.seen_at
-                      ELSE known.seen_at END
+       seen_at = CASE WHEN known.fingerprint <> excluded.fingerprint THEN now() ELSE known.seen_at END
 """
 
 

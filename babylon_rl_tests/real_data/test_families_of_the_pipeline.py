@@ -1,15 +1,17 @@
 """The hidden cases between recording and training (`babylon.md` section 8): late rows, groups, secrets."""
 
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
+import psycopg2
 import pytest
 
 from babylon_rl.database.connection import Databases, connect
 from babylon_rl.database.errors import UnreachableDatabaseError
+from babylon_rl.database.migrations import migrate
 from babylon_rl.orchestration.readiness import due_windows, judge_window, late_windows, read_windows
 from babylon_rl.orchestration.scoring_steps import score_windows
 from babylon_rl.orchestration.window_steps import derive_window, freeze_window
@@ -33,6 +35,7 @@ from babylon_rl_tests.game_rows import (
     call,
     step,
 )
+from babylon_rl_tests.real_data.conftest import PRISMA_TABLES
 
 pytestmark = pytest.mark.anyio
 NOW = START + timedelta(days=3)
@@ -229,6 +232,37 @@ async def test_family_06_a_bad_row_does_not_sink_its_window(recorded, db, store,
     frozen, _, group, _ = await process(db, store, settings)
     assert group.status == "scored" and len(group.members) == 3
     assert [row.reason for row in frozen.read.quarantined] == ["invalid_json"]
+
+
+async def test_two_databases_of_which_the_game_s_has_nothing_of_ours(server, template, store):
+    """RL_DATABASE_URL: Prisma's database stays as it is, but for the projection."""
+    settings = Settings(_env_file=None)
+    game_name, rl_name = server.create(), server.create(template)
+    try:
+        with closing(psycopg2.connect(server.dsn(game_name))) as made, made, made.cursor() as cursor:
+            cursor.execute(PRISMA_TABLES.read_text())
+        await migrate(server.dsn(rl_name), embedded=False, game_dsn=server.dsn(game_name))
+        owner = await connect(server.dsn(game_name))
+        game = await connect(server.dsn(game_name), role="babylon_judge")
+        rl = await connect(server.dsn(rl_name), role="babylon_judge")
+        try:
+            await add_company(owner)
+            for price, moment in ((100, at(-1)), (104, at(30)), (104, NOW)):
+                await add_price(owner, price, moment)
+            await record(owner, *AGENTS)
+            db = Databases(game=game, rl=rl)
+            _, derived, group, _ = await process(db, store, settings)
+            assert group.status == "scored" and len(derived.orders) == 6
+            assert await owner.fetchval('SELECT count(*) FROM "market_outcomes"') == 1
+            await record(owner, "agent-late")
+            await refresh_window_rows(game, rl)
+            assert "stale" in (await verdict(db, settings)).reason
+        finally:
+            for connection in (owner, game, rl):
+                await connection.close()
+    finally:
+        server.drop(game_name)
+        server.drop(rl_name)
 
 
 # Data quality: a score per row with reasons, per window, and what readiness makes of it

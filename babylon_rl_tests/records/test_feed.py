@@ -161,3 +161,40 @@ async def test_a_long_list_is_read_in_pages(connection, monkeypatch):
         await add_trajectory(connection, f"agent-{agent}")
     assert await refresh(connection) == 10
     assert len((await read(connection)).agents) == 10
+
+
+async def test_a_game_that_shows_its_rows_as_a_view(server, template):
+    """A view has no row versions; then `updatedAt` says where to look."""
+    name = server.create(template)
+    connection = await connect(server.dsn(name))
+    try:
+        row = await add_trajectory(connection)
+        await connection.execute(
+            'ALTER TABLE "trajectories" RENAME TO "all_trajectories";'
+            'CREATE VIEW "trajectories" AS SELECT * FROM "all_trajectories"'
+        )
+        assert await refresh(connection) == 1
+        assert await refresh(connection) == 0
+        changed = 'UPDATE "all_trajectories" SET "finalPnL" = 5, "updatedAt" = "updatedAt" + $1'
+        await connection.execute(changed, timedelta(seconds=1))
+        assert [t.trajectory_id for t in (await read(connection)).trajectories] == [row]
+        assert (await read(connection)).trajectories[0].final_pnl == 5
+        assert await refresh(connection) == 0, "reading it wrote it down"
+    finally:
+        await connection.close()
+        server.drop(name)
+
+
+async def test_what_an_older_version_knew_is_completed_without_being_news(connection):
+    """Rows that were fed before there were summaries: the first refresh looks at all of them."""
+    await add_trajectory(connection, createdAt=START - timedelta(days=9))
+    await refresh(connection)
+    await connection.execute(
+        "DELETE FROM rl.recorded_windows; UPDATE rl.window_rows SET row_version = NULL, player = NULL,"
+        " content = NULL, bytes = NULL, quality = NULL, seen_at = seen_at - interval '1 day'"
+    )
+    assert await refresh(connection) == 0
+    summary = await connection.fetchrow(
+        "SELECT rows, seen_at < now() - interval '23 hours' AS old FROM rl.recorded_windows"
+    )
+    assert tuple(summary) == (1, True)
