@@ -73,9 +73,7 @@ class EmbeddedEngine:
         """Answer every request in order; sampling runs in a worker thread, which also calls ``on_token``."""
         return await asyncio.to_thread(self.sample, requests, on_token)
 
-    def sample(
-        self, requests: Sequence[ChatRequest], on_token: TokenSink | None = None
-    ) -> list[ChatAnswer]:
+    def sample(self, requests: Sequence[ChatRequest], on_token: TokenSink | None = None) -> list[ChatAnswer]:
         """Answer every request in order, ``MAX_BATCH`` at a time."""
         answers: list[ChatAnswer] = []
         for start in range(0, len(requests), MAX_BATCH):
