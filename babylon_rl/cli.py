@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from babylon_rl.commands import data, database, judge, models, services, simulation, training, windows
+from babylon_rl.commands import (
+    data,
+    database,
+    judge,
+    lineage,
+    models,
+    services,
+    simulation,
+    train,
+    training,
+    windows,
+)
 from babylon_rl.commands.support import err
 from babylon_rl.errors import BabylonError
 
@@ -33,7 +44,9 @@ for command in (
     simulation.demo,
     services.dev,
     training.status,
-    training.train,
+    lineage.reproduce,
+    lineage.retrain,
+    lineage.costs,
     models.models,
     models.deploy,
     models.rollback,
@@ -58,6 +71,7 @@ db_app.command()(database.start)
 db_app.command()(database.stop)
 db_app.command()(database.dsn)
 app.add_typer(judge.app, name="judge")
+app.add_typer(train.app, name="train")
 
 
 @app.callback()

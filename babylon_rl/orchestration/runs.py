@@ -38,6 +38,10 @@ class RunFailedError(BabylonError):
     """A Dagster run ended without success."""
 
 
+class RunCanceledError(RunFailedError):
+    """A Dagster run was interrupted: by a signal to this process, or from the UI."""
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """A run that succeeded.
@@ -57,9 +61,11 @@ def run_hours(instance: dg.DagsterInstance, day: str) -> FinishedRun:
     return run_in_process(instance, HOURLY_JOB, windows[0], windows[-1])
 
 
-def run_day(instance: dg.DagsterInstance, day: str) -> FinishedRun:
+def run_day(
+    instance: dg.DagsterInstance, day: str, *, run_config: Mapping[str, Any] | None = None
+) -> FinishedRun:
     """Materializes the daily assets of one day and offers its model for deployment, in this process."""
-    return run_in_process(instance, DAILY_JOB, day)
+    return run_in_process(instance, DAILY_JOB, day, run_config=run_config)
 
 
 def run_in_process(
@@ -155,7 +161,8 @@ def _finished(instance: dg.DagsterInstance, run_id: str, seconds: float) -> Fini
     run = _run(instance, run_id)
     if run.is_success:
         return FinishedRun(run_id, seconds)
-    raise RunFailedError(
+    canceled = run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.CANCELING)
+    raise (RunCanceledError if canceled else RunFailedError)(
         f"run {run_id} of {run.job_name} ended as {run.status.value}: {_first_error(instance, run_id)}",
         f"Read its events in the Dagster UI (`make dev`, page /runs/{run_id}).",
     )

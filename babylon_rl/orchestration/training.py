@@ -1,6 +1,7 @@
 """Training days from the command line: which are left, and one of them from its windows to its model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -10,6 +11,7 @@ from babylon_rl.orchestration.partitions import daily
 from babylon_rl.orchestration.readiness import DayFacts, partitions_of_day, read_days, recorded_span
 from babylon_rl.orchestration.runs import FinishedRun, run_day, run_hours
 from babylon_rl.orchestration.schedules import LAST_ASSET
+from babylon_rl.orchestration.window_training import art_options
 from babylon_rl.records.reader import refresh_window_rows
 from babylon_rl.settings import Settings
 from babylon_rl.windows import day_of, parse_day
@@ -42,6 +44,7 @@ def train_day(
     days: list[DayFacts],
     day: str | None,
     report: Callable[[str], None],
+    options: Mapping[str, Any] | None = None,
 ) -> FinishedRun | None:
     """Materializes what is missing of a day, hourly and daily assets, and offers its model for deployment.
 
@@ -51,6 +54,7 @@ def train_day(
         days: As `recorded_days` returns them.
         day: The day; None for the oldest one that is not trained.
         report: Called with a line before each run.
+        options: Training settings of this run, by name.
 
     Returns:
         The run of the daily assets, or None where `day` is None and no day is left.
@@ -78,4 +82,4 @@ def train_day(
         report(f"{chosen.day}: {chosen.resolved} of {windows} windows are resolved; materializing them")
         run_hours(instance, chosen.day)
     report(f"{chosen.day}: batch, training, benchmark, deployment")
-    return run_day(instance, chosen.day)
+    return run_day(instance, chosen.day, run_config=art_options(options or {}))

@@ -1,0 +1,278 @@
+"""Training windows from the command line: one on a branch of its own, or one iteration after another.
+
+An iteration is a Dagster run that trains some windows that nobody has trained yet, as one step of the branch
+`continuous`. One that fails is told and left, and the next windows are tried. SIGTERM and Ctrl-C end the run
+in progress, which loses nothing, and then the loop.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from babylon_rl.database.connection import open_databases
+from babylon_rl.deployment.branches import CONTINUOUS, branch_of, scored_groups, untrained_windows
+from babylon_rl.errors import BabylonError
+from babylon_rl.orchestration.readiness import judge_window, read_windows
+from babylon_rl.orchestration.resources import ArtifactStoreResource
+from babylon_rl.orchestration.runs import HOURLY_JOB, RunCanceledError, RunFailedError, run_in_process
+from babylon_rl.orchestration.window_training import Trained, run_windows
+from babylon_rl.records.reader import refresh_window_rows
+from babylon_rl.scoring.groups import SCORED, ScoredGroup
+from babylon_rl.settings import Settings
+from babylon_rl.training.selection import Selection
+from babylon_rl.windows import WINDOW_LENGTH, parse_window, window_id_at, window_range
+
+Report = Callable[[str], None]
+
+RULE = "=" * 60
+
+
+class WindowNotReadyError(BabylonError):
+    """A window that cannot be trained."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to iterate over.
+
+    Attributes:
+        iterations: How many steps to train; None for no end.
+        windows: Windows per iteration at most.
+        lookback_hours: How far back from the newest recorded window.
+        poll: Seconds between two looks where nothing is left; None ends the loop there.
+    """
+
+    selection: Selection
+    iterations: int | None = None
+    windows: int = 20
+    lookback_hours: int = 168
+    poll: float | None = 300.0
+
+
+@dataclass
+class Summary:
+    """What a loop did."""
+
+    trained: list[Trained] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+
+def train_window(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    window_id: str,
+    selection: Selection,
+    options: Mapping[str, Any],
+    report: Report,
+) -> Trained:
+    """Trains one window on a branch of its own, after what is missing of it has been materialized.
+
+    Raises:
+        UnknownWindowError: It is no window id.
+        WindowNotReadyError: It carries no group that could be trained, or is not over.
+        RunFailedError: A run failed.
+    """
+    parse_window(window_id)
+    _resolve(instance, settings, [window_id], report)
+    groups = asyncio.run(_groups(settings, [window_id]))
+    if not groups or groups[0].status != SCORED:
+        reason = (
+            (groups[0].reason or groups[0].status) if groups else "nothing was recorded, or it is not over"
+        )
+        raise WindowNotReadyError(
+            f"{window_id} cannot be trained: {reason}", f"See `babylon windows check {window_id}`."
+        )
+    for line in describe(groups, settings.scorer):
+        report(line)
+    trained = run_windows(instance, branch_of(window_id), [window_id], selection, options)
+    report(outcome(trained, 1))
+    return trained
+
+
+def train_continuously(
+    instance: dg.DagsterInstance, settings: Settings, plan: Plan, options: Mapping[str, Any], report: Report
+) -> Summary:
+    """Trains untrained windows, iteration after iteration, until told to stop or nothing is left."""
+    summary, left_out = Summary(), set[str]()
+    with _stopping() as stop:
+        while not stop.is_set() and (plan.iterations is None or len(summary.trained) < plan.iterations):
+            try:
+                worked = _iterate(instance, settings, plan, options, report, summary, left_out)
+            except RunCanceledError:
+                stop.set()
+                break
+            if not worked and (plan.poll is None or stop.wait(plan.poll)):
+                break
+        summary.stopped = stop.is_set()
+    for line in closing(settings, summary):
+        report(line)
+    return summary
+
+
+def _iterate(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    plan: Plan,
+    options: Mapping[str, Any],
+    report: Report,
+    summary: Summary,
+    left_out: set[str],
+) -> bool:
+    """One iteration; returns whether there was anything to do."""
+    _resolve(instance, settings, asyncio.run(_due(settings, plan.lookback_hours)), report, left_out)
+    found = asyncio.run(_untrained(settings, plan))
+    windows = [window for window in found if window not in left_out][: plan.windows]
+    if not windows:
+        return False
+    number = len(summary.trained) + 1
+    of = f"/{plan.iterations}" if plan.iterations else ""
+    report(f"ITERATION {number}{of}")
+    report(RULE)
+    report(f"Found {len(windows)} windows with {plan.selection.min_agents}+ agents")
+    for line in describe(asyncio.run(_groups(settings, windows)), settings.scorer):
+        report(line)
+    report(f"Training on {len(windows)} windows...")
+    try:
+        trained = run_windows(instance, CONTINUOUS, windows, plan.selection, options)
+    except RunCanceledError:
+        raise
+    except RunFailedError as problem:
+        report(f"Iteration {number} failed: {problem}")
+        summary.failed.append(str(problem))
+        left_out.update(windows)
+        return True
+    report(outcome(trained, number))
+    if trained.status == "no data":
+        left_out.update(windows)
+    else:
+        summary.trained.append(trained)
+    return True
+
+
+def describe(groups: Sequence[ScoredGroup], scorer: str) -> Iterator[str]:
+    """Says of each window how its agents did, in the words of the seeds."""
+    name = "RULER scores" if scorer.startswith("ruler") else f"{scorer} rewards"
+    for group in groups:
+        yield f"Processing {group.window_id}"
+        yield f"  Found {group.agents} simultaneous agents"
+        if not group.members:
+            continue
+        rewards = [member.reward for member in group.members]
+        mean = sum(rewards) / len(rewards)
+        yield f"  {name}: min={min(rewards):.2f}, max={max(rewards):.2f}, avg={mean:.2f}"
+        best = max(group.members, key=lambda member: member.reward)
+        pnl = f", P&L: ${best.attributed_pnl:,.2f}" if best.attributed_pnl is not None else ""
+        yield f"  Best: {best.agent_id} (score: {best.reward:.2f}{pnl})"
+
+
+def outcome(trained: Trained, number: int) -> str:
+    """The line at the end of an iteration."""
+    if trained.status == "no data":
+        return f"Iteration {number}: nothing to train ({trained.reason}); still {trained.version}"
+    how = "complete" if trained.status == "trained" else "was complete before"
+    checkpoint = f"step {trained.step} ({trained.version})"
+    return f"Iteration {number} {how}! Checkpoint: {checkpoint}, run {trained.run.run_id}"
+
+
+def closing(settings: Settings, summary: Summary) -> Iterator[str]:
+    """The summary of a loop, with the way to the trained model."""
+    yield "TRAINING STOPPED" if summary.stopped else "TRAINING COMPLETE"
+    yield RULE
+    yield f"Checkpoints trained: {len(summary.trained)}"
+    if summary.failed:
+        yield f"Iterations failed: {len(summary.failed)}"
+    if not summary.trained:
+        return
+    last = summary.trained[-1]
+    remote = last.checkpoint.startswith("wandb-artifact:")
+    yield f"Final step: {last.step}"
+    yield "Inference endpoint:"
+    here = f"http://127.0.0.1:{settings.port}/v1 (`babylon serve`)"
+    yield f"  {settings.training_api_url if remote else here}"
+    yield f"  Model: {last.checkpoint if remote else f'babylon-agent-{last.version}'}"
+
+
+def _resolve(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    windows: Sequence[str],
+    report: Report,
+    left_out: set[str] | None = None,
+) -> None:
+    """Materializes the hourly assets of windows that have no final verdict on their present content."""
+    wanted = asyncio.run(_unresolved(settings, windows))
+    for window in wanted:
+        if left_out is not None and window in left_out:
+            continue
+        report(f"{window} is not resolved yet; materializing it")
+        try:
+            run_in_process(instance, HOURLY_JOB, window)
+        except RunCanceledError:
+            raise
+        except RunFailedError as problem:
+            if left_out is None:
+                raise
+            report(f"{window} cannot be resolved: {problem}")
+            left_out.add(window)
+
+
+async def _due(settings: Settings, lookback_hours: int) -> list[str]:
+    """Recorded windows, as far back as is looked."""
+    async with open_databases(settings) as db:
+        await refresh_window_rows(db.game, db.rl)
+        newest = await db.rl.fetchval("SELECT max(window_id) FROM rl.window_rows")
+        if newest is None:
+            return []
+        first = window_id_at(window_range(newest)[0] - (lookback_hours - 1) * WINDOW_LENGTH)
+        rows = "SELECT DISTINCT window_id FROM rl.window_rows WHERE window_id >= $1 ORDER BY window_id"
+        return [row["window_id"] for row in await db.rl.fetch(rows, first)]
+
+
+async def _unresolved(settings: Settings, windows: Sequence[str]) -> list[str]:
+    if not windows:
+        return []
+    async with open_databases(settings) as db:
+        await refresh_window_rows(db.game, db.rl)
+        wanted = set(windows)
+        facts = [f for f in await read_windows(db.rl, min(windows), max(windows)) if f.window_id in wanted]
+    now = datetime.now(UTC)
+    return [f.window_id for f in facts if f.rows and judge_window(f, now, settings).requested]
+
+
+async def _untrained(settings: Settings, plan: Plan) -> list[str]:
+    async with open_databases(settings) as db:
+        return await untrained_windows(
+            db.rl, lookback_hours=plan.lookback_hours, min_agents=plan.selection.min_agents
+        )
+
+
+async def _groups(settings: Settings, windows: Sequence[str]) -> list[ScoredGroup]:
+    async with open_databases(settings) as db:
+        return await scored_groups(db.rl, ArtifactStoreResource().open(), windows)
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set. Dagster handles both by itself while a run is in progress, and
+    afterwards gives SIGTERM the handler of SIGINT.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
