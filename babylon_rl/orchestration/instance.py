@@ -6,6 +6,7 @@ clean.
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,8 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     runs in this process.
     """
     prepare_dagster_home(settings)
+    # One line per run and handler, about a feature that dagster.yaml asks for on purpose.
+    warnings.filterwarnings("ignore", "Handling yaml-defined logging configuration", dg.BetaWarning)
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, pool_recycle=3600, max_overflow=10)
         yield instance
