@@ -118,9 +118,7 @@ class PlaceFields(BaseSettings):
     logs_dir: Path | None = Field(
         None, description="Folder of app.log, one JSON object per line. Unset: BABYLON_HOME/logs."
     )
-    log_level: LogLevel = Field(
-        "INFO", description="Least level of what app.log takes."
-    )
+    log_level: LogLevel = Field("INFO", description="Least level of what app.log takes.")
     project_to_game: bool = Field(
         True, description="Also write results into the game's tables (outcomes, rewards, batches, models)."
     )

@@ -29,7 +29,7 @@ async def keep_window(
     await connection.execute(
         """INSERT INTO "llm_call_logs" ("id", "trajectoryId", "stepId", "callId", "timestamp", "model",
                "purpose", "systemPrompt", "userPrompt", "response", "temperature", "maxTokens")
-           SELECT t."id", t."trajectoryId", 's', t."id", t."startTime", 'm', 'action', 'Trade.', 'x', 'y', 1, 12
+           SELECT t."id", t."trajectoryId", 's', t."id", t."startTime", 'm', 'action', 'T.', 'x', 'y', 1, 9
              FROM "trajectories" t ON CONFLICT DO NOTHING"""
     )
     await refresh_window_rows(connection, connection)
