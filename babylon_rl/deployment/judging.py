@@ -29,7 +29,7 @@ from babylon_rl.benchmark.statistics import Interval, alpha_for
 from babylon_rl.database.connection import Databases
 from babylon_rl.deployment import registry
 from babylon_rl.deployment.errors import ProjectionConflictError
-from babylon_rl.deployment.projection import project_model
+from babylon_rl.deployment.projection import project_improvement, project_model
 from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.deployment.storage import open_engine
 from babylon_rl.deployment.verdicts import (
@@ -112,7 +112,7 @@ async def judge(
         reason=verdict.reason,
     )
     if settings.project_to_game:
-        await _project(db, candidate.version)
+        await _project(db, candidate.version, verdict.difference.mean)
     return record
 
 
@@ -142,11 +142,14 @@ def content_key(model: ModelRecord) -> str:
     return hashlib.sha256(f"{files}".encode()).hexdigest()
 
 
-async def _project(db: Databases, version: str) -> None:
+async def _project(db: Databases, version: str, improvement: float) -> None:
     """Show the game the verdict; it never decides anything, so a failure is only logged."""
     try:
         async with db.game.transaction():
-            await project_model(db.game, await registry.get(db.rl, version))
+            model = await registry.get(db.rl, version)
+            await project_model(db.game, model)
+            if model.batch_sha256 is not None:
+                await project_improvement(db.game, model.batch_sha256, improvement)
     except (asyncpg.PostgresError, ProjectionConflictError, OSError) as problem:
         log.warning("the verdict on %s is not shown in the game's trained_models yet: %s", version, problem)
 

@@ -24,15 +24,17 @@ _NOW = "(now() AT TIME ZONE 'UTC')"
 _MODEL = f"""
 INSERT INTO trained_models AS ours
        ("id", "modelId", "version", "baseModel", "trainingBatch", "status", "deployedAt", "archivedAt",
-        "storagePath", "benchmarkScore", "accuracy", "avgReward", "evalMetrics", "createdAt", "updatedAt")
+        "storagePath", "benchmarkScore", "accuracy", "avgReward", "evalMetrics", "wandbRunId",
+        "wandbArtifactId", "createdAt", "updatedAt")
 VALUES ($1, $2, $3, $4, $5, $6, $7::timestamptz AT TIME ZONE 'UTC', $8::timestamptz AT TIME ZONE 'UTC', $9,
-        $10, $11, $12, $13, $14::timestamptz AT TIME ZONE 'UTC', {_NOW})
+        $10, $11, $12, $13, $15, $16, $14::timestamptz AT TIME ZONE 'UTC', {_NOW})
 ON CONFLICT ("modelId") DO UPDATE
    SET "trainingBatch" = excluded."trainingBatch", "status" = excluded."status",
        "deployedAt" = excluded."deployedAt", "archivedAt" = excluded."archivedAt",
        "storagePath" = excluded."storagePath", "benchmarkScore" = excluded."benchmarkScore",
        "accuracy" = excluded."accuracy", "avgReward" = excluded."avgReward",
-       "evalMetrics" = excluded."evalMetrics", "updatedAt" = excluded."updatedAt"
+       "evalMetrics" = excluded."evalMetrics", "wandbRunId" = excluded."wandbRunId",
+       "wandbArtifactId" = excluded."wandbArtifactId", "updatedAt" = excluded."updatedAt"
  WHERE ours."id" = excluded."id"
 RETURNING "id"
 """
@@ -94,6 +96,7 @@ async def project_model(game: asyncpg.Connection, model: ModelRecord) -> None:
     if model.is_base:
         return
     benchmark: Mapping[str, Any] = model.metrics.get("benchmark") or {}
+    wandb: Mapping[str, Any] = model.metrics.get("wandb") or {}
     row = await game.fetchval(
         _MODEL,
         f"{_OURS}{model.model_id}",
@@ -110,6 +113,8 @@ async def project_model(game: asyncpg.Connection, model: ModelRecord) -> None:
         benchmark.get("avg_reward"),
         {**benchmark, "verdict": model.verdict},
         model.created_at,
+        wandb.get("wandb_run_id"),
+        wandb.get("wandb_artifact_id"),
     )
     _require_ours(row, "trained_models", "modelId", model.model_id)
 
@@ -138,6 +143,20 @@ async def project_batch(game: asyncpg.Connection, batch: GameBatch) -> None:
         batch.completed_at,
     )
     _require_ours(row, "training_batches", "batchId", name)
+
+
+async def project_improvement(game: asyncpg.Connection, batch_sha256: str, improvement: float) -> None:
+    """Note on our row of `training_batches` what its checkpoint gained, once that has been measured.
+
+    Args:
+        improvement: Held-out difference to the incumbent, return on start equity.
+    """
+    await game.execute(
+        'UPDATE training_batches SET "policyImprovement" = $3 WHERE "batchId" = $1 AND "id" = $2',
+        batch_id(batch_sha256),
+        f"{_OURS}{batch_sha256[:32]}",
+        improvement,
+    )
 
 
 async def mark_trained(game: asyncpg.Connection, trajectory_ids: Sequence[str], batch_sha256: str) -> None:

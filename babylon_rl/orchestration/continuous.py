@@ -27,7 +27,13 @@ from babylon_rl.records.reader import refresh_window_rows
 from babylon_rl.scoring.groups import SCORED, ScoredGroup
 from babylon_rl.settings import Settings
 from babylon_rl.training.selection import Selection
-from babylon_rl.windows import WINDOW_LENGTH, parse_window, window_id_at, window_range
+from babylon_rl.windows import (
+    WINDOW_LENGTH,
+    WINDOWS_PER_DAY,
+    parse_window,
+    window_id_at,
+    window_range,
+)
 
 Report = Callable[[str], None]
 
@@ -209,19 +215,30 @@ def _resolve(
 ) -> None:
     """Materializes the hourly assets of windows that have no final verdict on their present content."""
     wanted = asyncio.run(_unresolved(settings, windows))
-    for window in wanted:
-        if left_out is not None and window in left_out:
-            continue
-        report(f"{window} is not resolved yet; materializing it")
+    for span in _spans([window for window in wanted if window not in (left_out or ())]):
+        name = span[0] if len(span) == 1 else f"{span[0]} to {span[-1]}"
+        report(f"{name} not resolved yet; materializing")
         try:
-            run_in_process(instance, HOURLY_JOB, window)
+            run_in_process(instance, HOURLY_JOB, span[0], span[-1])
         except RunCanceledError:
             raise
         except RunFailedError as problem:
             if left_out is None:
                 raise
-            report(f"{window} cannot be resolved: {problem}")
-            left_out.add(window)
+            report(f"{name} cannot be resolved: {problem}")
+            left_out.update(span)
+
+
+def _spans(windows: Sequence[str]) -> list[list[str]]:
+    """Windows that follow each other, a day at most: what one run may materialize."""
+    spans: list[list[str]] = []
+    for window in windows:
+        follows = spans and window_range(spans[-1][-1])[1] == window_range(window)[0]
+        if follows and len(spans[-1]) < WINDOWS_PER_DAY:
+            spans[-1].append(window)
+        else:
+            spans.append([window])
+    return spans
 
 
 async def _due(settings: Settings, lookback_hours: int) -> list[str]:
