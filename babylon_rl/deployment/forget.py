@@ -28,7 +28,7 @@ from babylon_rl.records.archive_files import fetch, folder_of, publish
 from babylon_rl.records.forgotten import FORGOTTEN, Forgotten, agent_hash
 from babylon_rl.records.known_rows import note_deleted
 from babylon_rl.records.places import open_place
-from babylon_rl.records.scrub import Replaced, scrub_store, without_agents
+from babylon_rl.records.scrub import Replaced, response_ids, scrub_store, without_agents
 from babylon_rl.records.store import ArtifactStore
 from babylon_rl.settings import Settings
 
@@ -63,6 +63,8 @@ _GROUP_HASHES = (
     "UPDATE rl.scores SET group_sha256 = $2 WHERE group_sha256 = $1",
     "UPDATE rl.judge_runs SET group_sha256 = $2 WHERE group_sha256 = $1",
 )
+_CAPTURED = "DELETE FROM rl.llm_calls WHERE response_id = ANY ($1::text[])"
+_STEPS = 'SELECT "stepsJson" FROM "trajectories" WHERE "agentId" = $1 AND "stepsJson" LIKE \'%"responseId"%\''
 _BATCHES = "UPDATE rl.training_batches SET uri = $2 WHERE uri = $1 RETURNING batch_sha256"
 # Verdicts quote the episodes that they are about, and a request holds several agents.
 _JUDGED = """
@@ -144,6 +146,7 @@ async def forget_agent(
     for replaced in scrub_store(store, agents):
         await _point_to_successor(rl, replaced, agent_id)
         report.files.append(replaced)
+    await _delete_captured(game, rl, agent_id)
     async with rl.transaction():
         for table, statement in _OF_AGENT.items():
             status = await rl.execute(statement, agent_id)
@@ -190,6 +193,14 @@ async def _point_to_successor(rl: asyncpg.Connection, replaced: Replaced, agent_
         for batch in await rl.fetch(_BATCHES, replaced.old_uri, replaced.new_uri):
             models = await rl.fetch(_MARK, batch["batch_sha256"], note)
             await rl.execute(_AFFECTED, agent_hash(agent_id), [row["version"] for row in models])
+        await rl.execute(_CAPTURED, replaced.response_ids)
+
+
+async def _delete_captured(game: asyncpg.Connection, rl: asyncpg.Connection, agent_id: str) -> None:
+    """Deletes what the gateway captured of calls that the agent recorded, whoever it thought was calling."""
+    async with game.transaction():
+        async for row in game.cursor(_STEPS, agent_id, prefetch=20):
+            await rl.execute(_CAPTURED, response_ids(row["stepsJson"]))
 
 
 async def _leave_out(rl: asyncpg.Connection, agent_id: str, *, gone: bool) -> None:

@@ -82,6 +82,9 @@ class GroupCommit:
                             await _store_group(connection, group)
                         finally:
                             self._storing -= 1
+                        # Who was just answered may end the next one at once: giving the connection back and
+                        # taking it again would cost a round trip.
+                        await asyncio.sleep(0)
                         group = [] if connection.is_closed() else self._next_group()
         except Exception as problem:
             for ended in group:

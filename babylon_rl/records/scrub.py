@@ -5,6 +5,7 @@ and is deleted once everything that points to it has been told.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from babylon_rl.records.store import SUFFIX, ArtifactStore
 
 TRAINING_BATCH = "training_batch"
 """The kind of artifact whose first record counts the others."""
+_RESPONSE_ID = re.compile(r'"responseId"\s*:\s*"([^"\\]+)"')
 TRAINED_AS = "trained_as"
 """Key in that record: the hash under which the batch was trained."""
 
@@ -37,6 +39,8 @@ class Replaced(msgspec.Struct, frozen=True):
     old_uri: str
     new_uri: str
     new_sha256: str
+    response_ids: list[str]
+    """Of the LLM calls that were taken out."""
 
     @property
     def old_sha256(self) -> str:
@@ -59,8 +63,16 @@ def scrub_store(store: ArtifactStore, agents: Forgotten) -> Iterator[Replaced]:
         if kind == TRAINING_BATCH:
             kept[0] = _summary_without(kept, path)
         artifact = store.put(kind, name, kept)
-        yield Replaced(uri, artifact.uri, artifact.sha256)
+        dropped = [record for record in records if record.get("agent_id") in agents]
+        yield Replaced(
+            uri, artifact.uri, artifact.sha256, response_ids(msgspec.json.encode(dropped).decode())
+        )
         path.unlink()
+
+
+def response_ids(text: str) -> list[str]:
+    """The response ids of the LLM calls in recorded steps, given as JSON."""
+    return _RESPONSE_ID.findall(text)
 
 
 def without_agents(folder: Path, manifest: Manifest, agents: Forgotten) -> Manifest:

@@ -182,6 +182,24 @@ async def test_a_repetition_goes_on_and_changes_nothing_more(
     assert again.affected_versions == ["v0.0.1"]
 
 
+async def test_what_the_gateway_captured_of_it_goes_whoever_called(
+    kept: Kept, connection: asyncpg.Connection
+) -> None:
+    steps = await connection.fetchval('SELECT "stepsJson" FROM "trajectories" WHERE "agentId" = $1', AGENT)
+    theirs = json.loads(str(steps))[0]["llmCalls"][0]["responseId"]
+    for response_id, agent in ((theirs, None), ("by-name", AGENT), ("another", "agent-a")):
+        await connection.execute(
+            """INSERT INTO rl.llm_calls (response_id, started_at, latency_ms, agent_id, agent_verified,
+                   requested_model, fallback, attempts, stream, status, messages, parameters, content_sha256,
+                   capture_level)
+               VALUES ($1, now(), 1, $2, false, 'm', false, 1, false, 200, '[]', '{}', 'x', 'process')""",
+            *(response_id, agent),
+        )
+    await kept.forget()
+    left = await connection.fetch("SELECT response_id FROM rl.llm_calls")
+    assert [row["response_id"] for row in left] == ["another"]
+
+
 async def test_an_unknown_agent_is_an_error(kept: Kept, connection: asyncpg.Connection) -> None:
     with pytest.raises(UnknownAgentError, match="agent-nobody"):
         await forget_agent(connection, connection, kept.store, kept.settings, "agent-nobody")
