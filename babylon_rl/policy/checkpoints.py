@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babylon_rl.policy.errors import CheckpointError, CheckpointStorageError
+from babylon_rl.policy.threads import fit_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -201,6 +202,7 @@ def load_checkpoint(path: Path) -> tuple["PreTrainedModel", "PreTrainedTokenizer
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(problem):
             raise CheckpointError(path, f"{problem.replace('_', ' ')}: {sorted(info[problem])[:3]}")
+    fit_threads(model.num_parameters())
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from babylon_rl.policy.checkpoints import MANIFEST, save_checkpoint, verify_checkpoint
+from babylon_rl.policy.threads import fit_threads
 from babylon_rl.simulation.market import HEADLINES, MarketSpec
 from babylon_rl.simulation.trader import MAX_SIZE, SIDES, SYSTEM_PROMPT, build_messages, format_order
 
@@ -149,7 +150,7 @@ def build_model(config: TinyBaseConfig, vocabulary: int) -> "LlamaForCausalLM":
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(config.seed)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
             hidden_size=config.hidden_size,
@@ -162,6 +163,8 @@ def build_model(config: TinyBaseConfig, vocabulary: int) -> "LlamaForCausalLM":
             initializer_range=config.initializer_range,
         )
     )
+    fit_threads(model.num_parameters())
+    return model
 
 
 def warm_up(
