@@ -39,6 +39,10 @@ SELECT count(*) FILTER (WHERE group_status = 'scored') AS windows, sum(episodes)
        avg(reward_mean) AS reward
   FROM rl.window_state WHERE window_id = ANY($1::text[])
 """
+_LEASE = """
+SELECT extract(epoch FROM max(lease_until) - clock_timestamp())::float8 FROM rl.training_units
+ WHERE day = $1 AND status = 'running' HAVING max(lease_until) > clock_timestamp()
+"""
 _TRAINED = "SELECT version FROM rl.trained_days WHERE day = $1 AND version IS NOT NULL"
 
 
@@ -135,6 +139,7 @@ def _one_day(
         launch_through_workspace(instance, HOURLY_JOB, windows[0], windows[-1])
     else:
         run_hours(instance, str(day))
+    asyncio.run(_wait_for_lease(settings, day, steps))
     steps.start(f"{day}: batch, training, benchmark, gate")
     if through_workspace:
         launch_through_workspace(instance, DAILY_JOB, str(day))
@@ -155,6 +160,14 @@ async def _simulate(
         world = await ensure_world(db.game, db.rl, seed=seed, agents=agents, start_day=start)
         await simulate_day(db.game, db.rl, open_engine(model), world, day, on_progress=steps.update)
     return False
+
+
+async def _wait_for_lease(settings: Settings, day: date, steps: _Steps) -> None:
+    """A run that was killed while it trained holds the day's unit until its lease has run out."""
+    async with open_databases(settings) as db:
+        while (seconds := await db.rl.fetchval(_LEASE, day)) is not None:
+            steps.start(f"{day}: waiting for a killed run's lease ({seconds:.0f} s)")
+            await asyncio.sleep(min(1.0, seconds))
 
 
 async def _report(settings: Settings, calendar: list[date]) -> tuple[list[DayRow], VaultResult | None]:
