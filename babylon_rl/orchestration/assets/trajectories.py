@@ -55,9 +55,13 @@ def _metadata(frozen: FrozenWindow) -> Metadata:
         "rows/steps": sum(len(t.steps) for t in read.trajectories),
         "rows/excluded": sum(read.excluded.values()),
         "rows/quarantined": len(read.quarantined),
+        "rows/good_share": frozen.quality.share if frozen.quality else 1.0,
         "store/bytes": frozen.snapshot.bytes,
         "store/uri": frozen.snapshot.uri,
         "agents": markdown_table(("agent", "rows"), rows.most_common()),
+        "quality": markdown_table(
+            ("lacks", "rows"), [*frozen.quality.reasons.items()] if frozen.quality else []
+        ),
         "left out": markdown_table(
             ("reason", "rows"),
             [*read.excluded.items(), *((q.reason, q.trajectory_id) for q in read.quarantined)],
