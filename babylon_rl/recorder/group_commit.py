@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-from babylon_rl.recorder.errors import RecorderError
+from babylon_rl.recorder.errors import NotStoredError, RecorderError
 from babylon_rl.recorder.storage import explained, store, store_group
 
 LARGEST_GROUP = 16
@@ -79,13 +79,13 @@ class GroupCommit:
                     while group:
                         self._storing += 1
                         try:
-                            await _store_group(connection, group)
+                            is_usable = await _store_group(connection, group)
                         finally:
                             self._storing -= 1
                         # Who was just answered may end the next one at once: giving the connection back and
                         # taking it again would cost a round trip.
                         await asyncio.sleep(0)
-                        group = [] if connection.is_closed() else self._next_group()
+                        group = self._next_group() if is_usable else []
         except Exception as problem:
             for ended in group:
                 _settle(ended, problem)
@@ -107,8 +107,9 @@ class GroupCommit:
         return group
 
 
-async def _store_group(connection: Any, group: list[_Ended]) -> None:
-    alone = group
+async def _store_group(connection: Any, group: list[_Ended]) -> bool:
+    """Stores a group and answers its callers. Returns whether the connection can be used for another one."""
+    is_usable, alone = True, group
     if len(group) > 1:
         try:
             calls = [call for ended in group for call in ended.calls]
@@ -125,6 +126,9 @@ async def _store_group(connection: Any, group: list[_Ended]) -> None:
             _settle(ended, bool(await store(connection, [ended.row], ended.calls)))
         except RecorderError as problem:
             _settle(ended, problem)
+            # The driver does not always notice at once that a connection is lost.
+            is_usable = is_usable and not isinstance(problem, NotStoredError)
+    return is_usable and not connection.is_closed()
 
 
 def _settle(ended: _Ended, result: bool | Exception) -> None:

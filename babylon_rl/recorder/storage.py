@@ -18,6 +18,15 @@ Rows = Sequence[dict[str, Any]]
 # Rows of one statement are sent and held in memory together.
 _BATCH_BYTES = 8 * 1024 * 1024
 
+# The last one: a connection that was lost in the middle of something is used again before it is noticed.
+_REFUSED = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
 _TRAJECTORY = {
     "id": "text",
     "trajectoryId": "text",
@@ -150,7 +159,7 @@ def explained(count: int) -> Iterator[None]:
             f"Nothing was stored: {detail}",
             'Create the agent in "User", then end the trajectory again.',
         ) from problem
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as problem:
+    except _REFUSED as problem:
         raise NotStoredError(
             f"{count} trajectories were not stored: {str(problem) or type(problem).__name__}",
             "They stay open; end them again once the database is back.",
