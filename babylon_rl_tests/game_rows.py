@@ -194,7 +194,7 @@ async def add_quote(
 
 
 async def add_trade(
-    connection: asyncpg.Connection, agent: str = "agent-1", market: str = "market-1", **values: Any
+    connection: asyncpg.Connection, agent: str = "agent-1", market: str | None = "market-1", **values: Any
 ) -> str:
     """Inserts an agent's purchase of YES shares for 100 USD, at 1.1998 USD a share, in `WINDOW`."""
     await add_user(connection, agent)
