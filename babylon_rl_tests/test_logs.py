@@ -26,6 +26,9 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("LOGS_DIR", str(tmp_path / "logs"))
     get_settings.cache_clear()
     ours = logging.getLogger("babylon_rl")
+    for handler in [handler for handler in ours.handlers if isinstance(handler, AppLog)]:
+        ours.removeHandler(handler)  # of a command that an earlier test ran in this process
+        handler.close()
     before, level = list(ours.handlers), ours.level
     yield tmp_path / "logs"
     for handler in [handler for handler in ours.handlers if handler not in before]:
