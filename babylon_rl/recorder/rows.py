@@ -100,9 +100,9 @@ def call_rows(trajectory: OpenTrajectory) -> list[dict[str, Any]]:
                     "promptTokens": prompt_tokens,
                     "completionTokens": completion_tokens,
                     "totalTokens": total,
-                    "metadata": to_json(
-                        {"modelVersion": call.model_version} if call.model_version else {}, "metadata"
-                    ),
+                    "metadata": to_json({"modelVersion": call.model_version}, "metadata")
+                    if call.model_version
+                    else "{}",
                 }
             )
     return rows

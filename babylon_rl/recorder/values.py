@@ -100,11 +100,26 @@ def to_json(value: Any, what: str) -> str:
 
 def step_json(step: Step) -> str:
     """One step as it stands in `stepsJson`; errors as in `to_json`."""
+    if not _has_extra(step):
+        try:
+            return msgspec.json.encode(step).decode()
+        except (TypeError, ValueError, RecursionError):
+            pass  # half a surrogate pair, or something without a form in JSON: see which
 
     def encode(item: Any) -> str:
         return encode_steps([msgspec.convert(item, Step)])[1:-1]
 
     return _encoded(encode, step, f"Step {step.step_number}")
+
+
+def _has_extra(step: Step) -> bool:
+    """Whether some part has keys that no field stands for, which the plain encoding would misplace."""
+    if step.extra or step.environment_state.extra or step.action.extra:
+        return True
+    for call in step.llm_calls:
+        if call.extra:
+            return True
+    return any(access.extra for access in step.provider_accesses)
 
 
 def _encoded(encode: Callable[[Any], str], value: Any, what: str) -> str:
