@@ -1,4 +1,4 @@
-"""An operator's word on a unit in doubt: only where somebody waits for it; the next run goes on from there."""
+"""An operator's word on a unit in doubt: only where somebody waits for it; then the next run goes on."""
 
 from collections.abc import AsyncIterator
 from datetime import date, timedelta
