@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import psycopg2
 import pytest
 
@@ -70,6 +71,11 @@ class Server:
 
     def drop(self, name: str) -> None:
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+# The same examples each time and no deadlines: a slow or unlucky moment must not fail a change.
+hypothesis.settings.register_profile("untimed", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
