@@ -1,6 +1,6 @@
 """One database per test file instead of one per test: emptied between tests, ten times faster to get.
 
-    from babylon_rl_tests.shared_database import dsn, file_dsn  # in a room's conftest.py
+from babylon_rl_tests.shared_database import dsn, file_dsn  # in a room's conftest.py
 """
 
 from collections.abc import Iterator
