@@ -1,7 +1,7 @@
 """What the recorder's benchmark records: seeded trajectories of ten steps with one LLM call each.
 
-A trajectory has about 30 KB of `stepsJson` and ten rows of `llm_call_logs` with about 20 KB of text, which is
-what the game's own recorder writes for such a one.
+`OWN` is what this project's agents record (`babylon simulate`: 1.7 KB of `stepsJson` a step, 0.35 KB of
+text a call), `LONG` what agents with long prompts would (3.4 KB and 2 KB).
 """
 
 import random
@@ -15,7 +15,20 @@ from babylon_rl.records.steps import Action, EnvironmentState, LlmCall, Provider
 
 STEPS = 10
 START = datetime(2026, 10, 1, 14, tzinfo=UTC)
-_SYSTEM, _USER, _ANSWER, _SEEN = 600, 1300, 160, 500  # characters
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Characters of a step's texts."""
+
+    system: int
+    user: int
+    answer: int
+    seen: int
+
+
+OWN = Lengths(system=60, user=260, answer=24, seen=700)
+LONG = Lengths(system=600, user=1300, answer=160, seen=500)
 
 
 @dataclass(frozen=True)
@@ -41,24 +54,24 @@ class Author:
         words = self._random.choices(self._words, self._weights, k=characters // 3)
         return " ".join(words)[:characters]
 
-    def play(self) -> list[Play]:
+    def play(self, lengths: Lengths = OWN) -> list[Play]:
         """The steps of one trajectory."""
-        return [self._step() for _ in range(STEPS)]
+        return [self._step(lengths) for _ in range(STEPS)]
 
-    def _step(self) -> Play:
+    def _step(self, lengths: Lengths) -> Play:
         draw = self._random.uniform
-        answer = self.text(_ANSWER)
+        answer = self.text(lengths.answer)
         return Play(
             EnvironmentState(agent_balance=draw(900, 1100), agent_pnl=draw(-50, 50), open_positions=2),
             ProviderAccess(
                 provider_name="market_data",
-                data={"price": draw(90, 110), "text": self.text(_SEEN)},
+                data={"price": draw(90, 110), "text": self.text(lengths.seen)},
                 purpose="prices",
             ),
             LlmCall(
                 model="qwen3-32b",
-                system_prompt=self.text(_SYSTEM),
-                user_prompt=self.text(_USER),
+                system_prompt=self.text(lengths.system),
+                user_prompt=self.text(lengths.user),
                 response=answer,
                 temperature=0.7,
                 max_tokens=300,
