@@ -169,9 +169,16 @@ async def test_a_planted_leak_refuses_the_day(
     assert await connection.fetchval("SELECT reason FROM rl.training_batches") == batch.reason
 
 
-@pytest.mark.parametrize("statement", ["{question} outcome: YES", "the answer is yes: {question}"])
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("{question} outcome: YES", "answer"),
+        ("the answer is yes: {question}", "answer"),
+        ("it is settled that apex shipped, yes", "paraphrase"),
+    ],
+)
 async def test_a_stated_answer_refuses_the_day(
-    connection: asyncpg.Connection, store: ArtifactStore, groups: list[ScoredGroup], statement: str
+    connection: asyncpg.Connection, store: ArtifactStore, groups: list[ScoredGroup], statement: str, kind: str
 ) -> None:
     market = PredictionOutcome(
         market_id="market-7",
@@ -190,7 +197,7 @@ async def test_a_stated_answer_refuses_the_day(
     await store_groups(connection, store, groups)
     batch = await build_batch(connection, store, DAY, SMALL)
     assert batch.status == EMPTY
-    assert [(leak.window_id, leak.kind) for leak in batch.leaks] == [(window(2), "answer")], (
+    assert [(leak.window_id, leak.kind) for leak in batch.leaks] == [(window(2), kind)], (
         "in the other windows nobody knew the answer"
     )
 
