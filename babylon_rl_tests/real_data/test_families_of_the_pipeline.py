@@ -343,6 +343,7 @@ async def test_family_26_errors_and_records_hold_no_secrets(connection, db, stor
         'SELECT "outcome" FROM "Question"',
         'SELECT "resolvedOutcome" FROM "Question"',
         'SELECT "pointsToward" FROM "WorldEvent"',
+        'SELECT "metadataJson" FROM "trajectories"',
         'SELECT * FROM "market_outcomes"',
         "SELECT * FROM rl.outcomes",
         "SELECT * FROM rl.market_resolutions",
