@@ -23,7 +23,7 @@ def local_path(model: ModelRecord, settings: Settings | None = None) -> Path:
     """
     settings, stored = settings or get_settings(), model.storage_path or ""
     address = urlparse(stored)
-    if settings.model_storage_url and stored.startswith(_with_scheme(settings.model_storage_url)):
+    if settings.model_storage_url and _is_below(stored, _with_scheme(settings.model_storage_url)):
         name = unquote(address.path).rstrip("/").rpartition("/")[2]
         return download(stored, settings.home / "checkpoints" / name)
     if address.scheme != "file":
@@ -37,6 +37,10 @@ def local_path(model: ModelRecord, settings: Settings | None = None) -> Path:
 def _with_scheme(url: str) -> str:
     """The root of the place for checkpoints, as stored addresses begin."""
     return url if "://" in url else Path(url).absolute().as_uri()
+
+
+def _is_below(address: str, root: str) -> bool:
+    return address.startswith(f"{root.rstrip('/')}/") and ".." not in unquote(address).split("/")
 
 
 def open_engine(model: ModelRecord) -> EmbeddedEngine:

@@ -8,6 +8,7 @@ import pytest
 from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.deployment.storage import RemoteCheckpointError, local_path, open_engine
 from babylon_rl.policy.errors import CheckpointError
+from babylon_rl.settings import Settings
 
 
 def model(storage_path: str | None) -> ModelRecord:
@@ -48,3 +49,10 @@ def test_an_engine_carries_its_version(base_checkpoint: Path, tmp_path: Path) ->
     assert open_engine(model(base_checkpoint.as_uri())).version == "v0.0.3"
     with pytest.raises(CheckpointError, match="there is no such directory"):
         open_engine(model((tmp_path / "lost").as_uri()))
+
+
+@pytest.mark.parametrize("address", ["s3://models-of-others/v0.0.1", "s3://models/../others/v0.0.1"])
+def test_only_what_lies_below_the_model_storage_is_fetched(address: str, tmp_path: Path) -> None:
+    settings = Settings(babylon_home=tmp_path, model_storage_url="s3://models")
+    with pytest.raises(RemoteCheckpointError, match="not on this machine"):
+        local_path(model(address), settings)
