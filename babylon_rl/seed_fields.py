@@ -58,7 +58,6 @@ class SeedFields(BaseSettings):
     # Serving and operations
     wandb_model: str | None = not_yet("the gateway")
     deployment_strategy: str | None = not_yet("gradual rollout")
-    cron_secret: SecretStr | None = not_yet("the admin API")
     discord_webhook_url: SecretStr | None = not_yet("alerts")
     github_token: SecretStr | None = games("Dagster starts training, not a workflow at GitHub")
     github_repo: str | None = games("Dagster starts training, not a workflow at GitHub")

@@ -28,6 +28,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from babylon_rl.admin_fields import AdminFields
 from babylon_rl.errors import BabylonError
 from babylon_rl.judge_fields import JudgeFields
 from babylon_rl.seed_fields import SeedFields
@@ -53,6 +54,7 @@ GROUPS: tuple[type[BaseSettings], ...] = (
     TrainingRunFields,
     DeploymentFields,
     ServingFields,
+    AdminFields,
     TrackingFields,
     SeedFields,
 )
@@ -73,6 +75,7 @@ class Settings(
     TrainingRunFields,
     DeploymentFields,
     ServingFields,
+    AdminFields,
     TrackingFields,
     SeedFields,
 ):

@@ -30,9 +30,10 @@ def kept_agents(window_id: str, agent_ids: Sequence[str], rate: float) -> list[s
     At most `rate` of the window is left out, so small groups lose nobody.
     """
     leaving = min(int(len(agent_ids) * rate + 1e-9), max(0, len(agent_ids) - FEWEST))
-    gone = set(sorted(agent_ids, key=lambda agent_id: _lot(window_id, agent_id))[:leaving])
+    gone = set(sorted(agent_ids, key=lambda agent_id: lot(window_id, agent_id))[:leaving])
     return [agent_id for agent_id in agent_ids if agent_id not in gone]
 
 
-def _lot(window_id: str, agent_id: str) -> str:
+def lot(window_id: str, agent_id: str = "") -> str:
+    """Returns what an agent of a window (or a window) draws; the smallest lots are taken first."""
     return hashlib.sha256(f"dropout:{window_id}:{agent_id}".encode()).hexdigest()

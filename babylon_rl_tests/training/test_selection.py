@@ -72,3 +72,15 @@ def test_a_group_of_one_trains_nothing(base_engine: EmbeddedEngine) -> None:
     [pair] = play_day(base_engine, windows=1, agents=2, seed=3)
     [left], _ = select([pair], Selection(without_agents=("agent-0",), min_agents=1))
     assert left.status == "thin" and left.members == []
+
+
+@pytest.mark.parametrize("cap", [1, 4, 7, 11, 18, 100])
+def test_a_cap_holds_and_takes_an_even_share(played: list[ScoredGroup], cap: int) -> None:
+    kept, dropped = select(played, Selection(cap=cap))
+    sizes = [len(group.trainable) for group in kept]
+    assert sum(sizes) <= cap and kept == select(played, Selection(cap=cap))[0]
+    assert bool(dropped["batch_size"]) == (cap < 18)
+    if cap >= 6:
+        assert min(sizes) >= 2 and max(sizes) - min(sizes) <= 1
+    before = {m.agent_id: m.advantage for group in played for m in group.members if group is played[0]}
+    assert all(member.advantage == before[member.agent_id] for member in kept[0].members)

@@ -1,6 +1,7 @@
 """`training_batch`: exactly what one day trains."""
 
 import dagster as dg
+from pydantic import Field
 
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS, log_lineage, retry_on_lost_database
 from babylon_rl.orchestration.assets.scored_groups import scored_groups
@@ -11,6 +12,15 @@ from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresRe
 from babylon_rl.records.store import ArtifactStore
 from babylon_rl.training.batch import BatchRules, TrainingBatch, build_batch, load_batch
 from babylon_rl.training.selection import Selection
+
+
+class BatchConfig(dg.Config):
+    """Run config of `training_batch`; empty is what the schedule asks for."""
+
+    batch_size: int | None = Field(default=None, ge=1, description="Episodes that are trained at most.")
+    skip_readiness: bool = Field(
+        default=False, description="Train also below TRAINING_MIN_TRAJECTORIES and TRAINING_MIN_GROUPS."
+    )
 
 
 @dg.asset(
@@ -24,6 +34,7 @@ from babylon_rl.training.selection import Selection
 )
 async def training_batch(
     context: dg.AssetExecutionContext,
+    config: BatchConfig,
     postgres: PostgresResource,
     store: ArtifactStoreResource,
     wandb: WandbResource,
@@ -35,10 +46,16 @@ async def training_batch(
     """
     day, settings, files = context.partition_key, postgres.settings(), store.open()
     rules = BatchRules(settings.training_min_groups, settings.training_min_trajectories)
+    if config.skip_readiness:
+        rules = BatchRules(1, 1)
+    elif config.batch_size is not None:  # a cap that was asked for is no reason to train nothing
+        rules = BatchRules(
+            min(rules.min_groups, max(1, config.batch_size // 2)), min(rules.min_episodes, config.batch_size)
+        )
     with retry_on_lost_database():
         # No narrower role: the leak scan reads the outcomes, which are closed to whoever may write batches.
         async with postgres.connect() as db:
-            wanted = Selection(min_actions=settings.min_actions_per_trajectory or 0)
+            wanted = Selection(min_actions=settings.min_actions_per_trajectory or 0, cap=config.batch_size)
             batch = await build_batch(db.rl, files, day, rules, wanted)
     log_lineage(context, wandb, [PartitionReport(day, batch.sha256)])
     return dg.MaterializeResult(metadata=_metadata(batch, files), data_version=dg.DataVersion(batch.sha256))
