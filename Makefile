@@ -31,8 +31,8 @@ demo: install ## simulated days of trading, training, benchmark, deployment and 
 dev: install ## the Dagster UI with everything behind it, on http://127.0.0.1:3000
 	$(BIN)/babylon dev
 
-test: install ## the tests of every day
-	$(BIN)/python -m pytest -m "not long"
+test: install ## the tests of every day, on every core
+	$(BIN)/python -m pytest -m "not long" -n auto --maxprocesses 8 --dist loadfile
 
 test-all: install ## the long tests, which `make test` leaves out
 	$(BIN)/python -m pytest -m long
