@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from babylon_rl.commands import (
+    benchmark,
     data,
     database,
     judge,
@@ -71,6 +72,7 @@ db_app.command()(database.start)
 db_app.command()(database.stop)
 db_app.command()(database.dsn)
 app.add_typer(judge.app, name="judge")
+app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(train.app, name="train")
 
 

@@ -17,6 +17,7 @@ import asyncpg
 
 from babylon_rl.benchmark.arena import (
     GATE_WINDOWS,
+    HeldOut,
     Standing,
     contest,
     difference,
@@ -24,6 +25,8 @@ from babylon_rl.benchmark.arena import (
     rate_difference,
 )
 from babylon_rl.benchmark.criteria import SuccessMetrics, success_criteria
+from babylon_rl.benchmark.crowd import CROWD_WINDOWS, crowd
+from babylon_rl.benchmark.explanation import explain
 from babylon_rl.benchmark.gate import decide
 from babylon_rl.benchmark.statistics import Interval, alpha_for
 from babylon_rl.database.connection import Databases
@@ -45,6 +48,8 @@ log = logging.getLogger(__name__)
 
 VAULT_WINDOWS = 1024
 
+_ONE_AT_A_TIME = "SELECT pg_advisory_lock(hashtext('babylon_rl'), hashtext('gate'))"
+_NEXT = "SELECT pg_advisory_unlock(hashtext('babylon_rl'), hashtext('gate'))"
 _GROUPS_OF_DAY = """
 SELECT count(*) FILTER (WHERE group_status IN ('scored', 'no_spread')) AS groups,
        count(*) FILTER (WHERE group_status = 'scored') AS ranked
@@ -66,21 +71,30 @@ async def judge(
 ) -> BenchmarkRecord:
     """Benchmark a candidate once and give it its verdict; a repetition returns the first result.
 
+    Candidates are judged one after the other, so that no two of them spend the same share of the budget.
+
     Raises:
         UnknownVersionError: the version is not registered.
         CheckpointError: a checkpoint is unusable.
     """
+    await db.rl.execute(_ONE_AT_A_TIME)
+    try:
+        return await _judge(db, settings, version, windows)
+    finally:
+        await db.rl.execute(_NEXT)
+
+
+async def _judge(db: Databases, settings: Settings, version: str, windows: int) -> BenchmarkRecord:
     candidate = await registry.get(db.rl, version)
     if candidate.verdict is not None and (known := await latest_benchmark(db.rl, version)) is not None:
         return known
     base = await registry.get(db.rl, str(BASE))
     incumbent = await registry.active(db.rl) or base
-    alpha = alpha_for(
-        await candidate_number(db.rl, candidate.version, incumbent.version), settings.gate_alpha
-    )
+    number = await candidate_number(db.rl, candidate.version, incumbent.version)
+    alpha = alpha_for(number, settings.gate_alpha)
     material = held_out(content_key(candidate), windows)
-    contestants = {model.version: model for model in (candidate, incumbent, base)}
-    standings = await contest({name: open_engine(model) for name, model in contestants.items()}, material)
+    engines = {model.version: open_engine(model) for model in (candidate, incumbent, base)}
+    standings = await contest(engines, material)
     one, other = standings[candidate.version], standings[incumbent.version]
     verdict = decide(
         difference(one, other, alpha),
@@ -90,11 +104,25 @@ async def judge(
         over_base=difference(one, standings[base.version]),
         threshold=settings.gate_threshold,
     )
+    some = HeldOut(material.key, material.markets[:CROWD_WINDOWS], material.seeds[:CROWD_WINDOWS])
+    together = (await crowd(engines[candidate.version], engines[incumbent.version], some)).summary()
+    explanation = explain(
+        verdict,
+        candidate=candidate.version,
+        returns={name: float(standing.returns.mean()) for name, standing in standings.items()},
+        seed_key=material.key,
+        number=number,
+        budget=settings.gate_alpha,
+        crowd=together,
+    )
     metrics = {
         "benchmark_score": float(one.returns.mean()),
         "accuracy": float(one.well_timed.sum() / max(1.0, one.orders.sum())),
         "avg_reward": float(one.returns.mean()),
         "verdict": verdict.to_dict(),
+        "explanation": explanation,
+        "candidate_number": number,
+        "crowd": together,
         "standings": {name: standing.summary() for name, standing in standings.items()},
         "criteria": [
             asdict(criterion) for criterion in await _criteria(db, candidate, one, standings[base.version])

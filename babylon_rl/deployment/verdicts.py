@@ -14,7 +14,7 @@ import msgspec
 from babylon_rl.deployment.errors import ReusedSeedsError
 from babylon_rl.deployment.registry import VerdictName, get
 
-Purpose = Literal["gate", "vault"]
+Purpose = Literal["gate", "vault", "replay"]
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('babylon_rl'), hashtext('rl.benchmarks'))"
 _COLUMNS = """id, version, incumbent, purpose, seed_key, windows, metrics, verdict, reason,
@@ -110,6 +110,15 @@ async def latest_benchmark(
     )
     row = await rl.fetchrow(query, version, purpose)
     return _record(row) if row is not None else None
+
+
+async def all_benchmarks(
+    rl: asyncpg.Connection, version: str | None = None, limit: int | None = None
+) -> list[BenchmarkRecord]:
+    """Every comparison that was ever made, newest first: verdicts of the gate, the vault, replays."""
+    query = f"""SELECT {_COLUMNS} FROM rl.benchmarks WHERE $1::text IS NULL OR version = $1
+                 ORDER BY id DESC LIMIT $2"""
+    return [_record(row) for row in await rl.fetch(query, version, limit)]
 
 
 async def candidate_number(rl: asyncpg.Connection, version: str, incumbent: str) -> int:
