@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install ## simulated days of trading, training, benchmark, deployment and one answer; prints a table
 	$(BIN)/babylon demo
 
-dev: install ## the Dagster UI with everything behind it, on http://127.0.0.1:3000
+dev: install ## the Dagster UI on http://127.0.0.1:3000, the gateway, the dashboard, and the database
 	$(BIN)/babylon dev
 
 test: install ## the tests of every day, on every core

@@ -52,6 +52,7 @@ for command in (
     models.deploy,
     models.rollback,
     services.serve,
+    services.admin,
     simulation.simulate,
     simulation.spawn,
     data.archive,

@@ -1,4 +1,4 @@
-"""What the admin API answers when it refuses: the seeds' `{"success": false, "error": …}` with the right status."""
+"""Refusals of the admin API: the seeds' `{"success": false, "error": …}`, with the right status."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`babylon serve` and `babylon dev`."""
+"""`babylon serve`, `babylon admin` and `babylon dev`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -28,10 +28,25 @@ def serve(
     gateway.serve(get_settings(), host=host, port=port)
 
 
+def admin(
+    host: Annotated[str, typer.Option(help="Address to listen on; a proxy should add TLS beyond it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="0 takes a free one. Default: ADMIN_PORT.")
+    ] = None,
+) -> None:
+    """Run the admin API and the training dashboard, until Ctrl-C; both want ADMIN_TOKEN."""
+    from babylon_rl.api import server
+    from babylon_rl.settings import get_settings
+
+    server.serve(get_settings(), host=host, port=port)
+
+
 def dev(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Dagster UI.")] = 3000,
 ) -> None:
-    """Run Dagster's UI and daemon and the gateway together until Ctrl-C."""
+    """Run Dagster's UI and daemon, the gateway and the dashboard together until Ctrl-C."""
     from babylon_rl.orchestration.dev import development_services, require_free_ports, run_together
     from babylon_rl.settings import get_settings
 
@@ -55,5 +70,5 @@ async def _prepare_base() -> None:
 
 def _announce(services: "Sequence[Service]") -> None:
     for service in services:
-        out.print(f"{service.name}: {service.url}")
+        out.print(f"{service.name}: {service.url}{service.note}")
     out.print("Ctrl-C stops everything; the database keeps running (`babylon db stop`)")

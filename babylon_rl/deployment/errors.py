@@ -15,6 +15,10 @@ class UnknownVersionError(DeploymentError):
     """No registered model has this version; the remedy lists near ones."""
 
 
+class VersionTakenError(DeploymentError):
+    """The version that was chosen for a checkpoint belongs to another one."""
+
+
 class WrongStatusError(DeploymentError):
     """The model's status does not allow what was asked of it."""
 

@@ -11,7 +11,12 @@ from typing import Any, Literal
 import asyncpg
 import msgspec
 
-from babylon_rl.deployment.errors import BaseModelMismatchError, UnknownVersionError, WrongStatusError
+from babylon_rl.deployment.errors import (
+    BaseModelMismatchError,
+    UnknownVersionError,
+    VersionTakenError,
+    WrongStatusError,
+)
 from babylon_rl.deployment.versions import BASE, Version, nearest, parse_version
 
 Status = Literal["training", "ready", "deployed", "archived", "failed"]
@@ -116,14 +121,19 @@ async def register(
     metrics: Mapping[str, Any] | None = None,
     status: Status = "ready",
     branch: str | None = None,
+    version: str | None = None,
 ) -> ModelRecord:
     """Give a checkpoint the next version (newest patch + 1, numerically) and record it.
 
     Allocation happens under a lock that lasts until the surrounding transaction ends: versions have no gaps
     and no two callers get the same one. A unit that already has a model returns that model.
 
+    Args:
+        version: A version that somebody chose, for a checkpoint that comes from elsewhere.
+
     Raises:
         UnknownVersionError: The parent is not registered.
+        VersionTakenError: The chosen version is registered.
     """
     async with rl.transaction():
         await rl.execute(_LOCK)
@@ -134,8 +144,12 @@ async def register(
                 return _record(row)
         parent = await get(rl, parent_version)
         versions = [parse_version(row["version"]) for row in await rl.fetch(_VERSIONS)]
-        version = max(versions).next_patch()
-        identity = (str(version), version.model_id, parent.version, parent.base_model)
+        number = max(versions).next_patch() if version is None else parse_version(version)
+        if number in versions:
+            raise VersionTakenError(
+                f"{number} is registered already", f"The next free version is {max(versions).next_patch()}."
+            )
+        identity = (str(number), number.model_id, parent.version, parent.base_model)
         origin = (unit_key, batch_sha256, day, storage_path, status)
         return _record(
             await rl.fetchrow(_INSERT, *identity, *origin, dict(manifest or {}), dict(metrics or {}), branch)

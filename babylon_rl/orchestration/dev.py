@@ -1,12 +1,13 @@
-"""`babylon dev`: Dagster's UI and daemon and the gateway, started together and stopped together."""
+"""`babylon dev`: Dagster's UI and daemon, the gateway and the dashboard, started and stopped together."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from babylon_rl.errors import BabylonError
 from babylon_rl.orchestration.instance import prepare_dagster_home, workspace_file
@@ -31,11 +32,15 @@ class Service:
         name: What the person in front of the terminal calls it.
         port: Port that it will listen on at 127.0.0.1.
         command: Its command line.
+        environment: Variables that it gets beside ours.
+        note: What stands behind its address where it is announced.
     """
 
     name: str
     port: int
     command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    note: str = ""
 
     @property
     def url(self) -> str:
@@ -45,10 +50,17 @@ class Service:
 def development_services(settings: Settings, dagster_port: int = DAGSTER_PORT) -> list[Service]:
     """Returns what `babylon dev` starts."""
     dagster = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace_file())]
-    gateway = [sys.executable, "-m", "babylon_rl.cli", "serve", "--port", str(settings.port)]
+    babylon = [sys.executable, "-m", "babylon_rl.cli"]
+    gateway = [*babylon, "serve", "--port", str(settings.port)]
+    admin = [*babylon, "admin", "--port", str(settings.admin_port)]
+    environment, note = {"DAGSTER_URL": f"http://{HOST}:{dagster_port}"}, "/admin/training"
+    if settings.admin_token is None:  # for this session; shown once, stored nowhere
+        token = environment["ADMIN_TOKEN"] = secrets.token_urlsafe(24)
+        note += f" (token {token})"
     return [
         Service("Dagster", dagster_port, [*dagster, "-h", HOST, "-p", str(dagster_port)]),
         Service("gateway", settings.port, gateway),
+        Service("dashboard", settings.admin_port, admin, environment, note),
     ]
 
 
@@ -79,7 +91,12 @@ def run_together(
         for service in services:
             # A group of its own: Ctrl-C reaches us alone, and we stop them in order.
             processes.append(
-                subprocess.Popen(service.command, cwd=workspace_file().parent, start_new_session=True)
+                subprocess.Popen(
+                    service.command,
+                    cwd=workspace_file().parent,
+                    env={**os.environ, **service.environment},
+                    start_new_session=True,
+                )
             )
         started()
         while True:

@@ -36,10 +36,11 @@ def wait_for(url: str, seconds: float = 120.0) -> httpx.Response:
 def test_everything_starts_answers_and_stops_on_ctrl_c(
     settings: Settings, home_with_base: Path, empty_dsn: str, tmp_path: Path
 ):
-    ui, gateway = free_port(), free_port()
+    ui, gateway, admin = free_port(), free_port(), free_port()
     names = ("BABYLON_HOME", "DATABASE_URL", "PATH")
     environment = {name: os.environ[name] for name in names}
     environment |= {"DAGSTER_PG": empty_dsn, "PORT": str(gateway), "WANDB_MODE": "none"}
+    environment |= {"ADMIN_PORT": str(admin)}
     log = tmp_path / "dev.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -59,8 +60,10 @@ def test_everything_starts_answers_and_stops_on_ctrl_c(
         keys = {node["assetKey"]["path"][0] for node in answer["data"]["assetNodes"]}
         assert {"trajectories", "trained_checkpoint", "deployed_model"} <= keys
         wait_for(f"http://127.0.0.1:{gateway}/v1/models")
+        page = wait_for(f"http://127.0.0.1:{admin}/admin/training")
+        assert page.status_code == 200 and "token " in log.read_text()
         family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 4, "webserver, daemon, code server, gateway"
+        assert len(family) >= 5, "webserver, daemon, code server, gateway, dashboard"
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=90) == 0, log.read_text()[-2000:]
         gone, alive = psutil.wait_procs(family, timeout=30)
