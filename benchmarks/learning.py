@@ -1,6 +1,6 @@
 """Does the loop learn? Training from scratch on simulated days, judged on markets that no choice was made on.
 
-    python benchmarks/learning.py [--quick] [--json]
+    python benchmarks/learning.py [--quick] [--json] [--picture docs/learning_curve.svg]
 
 Every seed builds its own base model and its own world, plays each day with the newest weights, scores the
 windows like the pipeline does, trains with the embedded backend, and is compared with its base on a vault of
@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 
 from babylon_rl.benchmark.arena import contest, difference, held_out
+from babylon_rl.benchmark.pictures import Point, curves
 from babylon_rl.benchmark.statistics import studentised_interval
 from babylon_rl.policy.engine import EmbeddedEngine
 from babylon_rl.records.steps import LlmCall
@@ -202,6 +203,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6, help="runs per scorer (default 6)")
     parser.add_argument("--days", type=int, default=12, help="simulated days per run (default 12)")
     parser.add_argument("--null-seeds", type=int, default=20, help="runs with shuffled rewards (default 20)")
+    parser.add_argument("--picture", type=Path, help="write the learning curve as SVG")
     arguments = parser.parse_args()
     seeds, nulls = (2, 4) if arguments.quick else (arguments.seeds, arguments.null_seeds)
     windows = 256 if arguments.quick else 1024
@@ -240,8 +242,30 @@ def main() -> None:
     figures |= {"seconds": round(time.perf_counter() - started, 1), "quick": arguments.quick}
     figures |= {"cpu_seconds": round(sum(r.cpu_seconds for r in results)), "machine": machine()}
     print(f"shuffled rewards: {figures['null_wins']} of {figures['null_seeds']} runs won")
+    if arguments.picture:
+        arguments.picture.write_text(picture(runs, results))
+        print(f"learning curve: {arguments.picture}")
     if arguments.json:
         print(json.dumps(figures | {"runs": [asdict(result) for result in results]}))
+
+
+def picture(runs: Sequence[Run], results: Sequence[Result]) -> str:
+    """Mean return per hour of the agents of each day, before that day was learned from, over the seeds; bands
+    are 95 % intervals over seeds. The last point is the trained model on its vault."""
+    series: dict[str, list[list[float]]] = {}
+    for run, result in zip(runs, results, strict=True):
+        name = "shuffled rewards" if run.shuffled else f"scorer {run.scorer}"
+        series.setdefault(name, []).append([*result.daily_returns, result.trained])
+    oracle = float(np.mean([result.oracle for result in results]))
+    drawn = {}
+    for name, rows in series.items():
+        by_day = [studentised_interval(column, correct_skewness=False) for column in np.array(rows).T]
+        drawn[name] = [Point(day, i.mean, i.low, i.high) for day, i in enumerate(by_day)]
+    days = max(len(points) for points in drawn.values())
+    drawn["oracle"] = [Point(day, oracle, oracle, oracle) for day in (0, days - 1)]
+    svg = curves(drawn, "Return on start equity per simulated hour, by days of training", "days trained")
+    assert svg is not None
+    return svg
 
 
 def _summary(results: Sequence[Result]) -> dict[str, Any]:
