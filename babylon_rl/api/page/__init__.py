@@ -1,4 +1,4 @@
-"""The dashboard's page: three static files, served under a policy that allows nothing from elsewhere."""
+"""The dashboard's page: a few static files, served under a policy that allows nothing from elsewhere."""
 
 from pathlib import Path
 
@@ -11,6 +11,8 @@ FILES = {
     "dashboard.css": "text/css",
     "dashboard.js": "text/javascript",
     "charts.js": "text/javascript",
+    "dom.js": "text/javascript",
+    "sections.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 POLICY = (

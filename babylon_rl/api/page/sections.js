@@ -1,0 +1,234 @@
+// What each section of the dashboard shows.
+
+import { bars, curve, interval, percent } from "./charts.js";
+import { $, check, confirm, field, h, pill, table, when } from "./dom.js";
+
+const KINDS = {
+  succeeded: "good", done: "good", deployed: "good", promoted: "good", ready: "busy", running: "busy", queued: "busy",
+  starting: "busy", training: "busy", pending: "busy", failed: "bad", rejected: "bad", in_doubt: "bad",
+  cancelled: "warn", inconclusive: "warn",
+};
+const state = (word) => (word ? pill(word.replace("_", " "), KINDS[word] ?? "") : h("span", {}, "–"));
+const count = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en"));
+const STAGES = { training_batch: "freezing the batch", trained_checkpoint: "training", checkpoint_benchmark: "benchmark", deployed_model: "deployment" };
+
+const drawn = new Map();
+
+/** Draws the sections whose part of the data changed; all of them after a resize or where times are told. */
+export function drawAll(data, act, all = false) {
+  const open = data.recentJobs.find((job) => ["starting", "queued", "running"].includes(job.status));
+  const minute = Math.floor(Date.now() / 30000);
+  const sections = {
+    alerts: [data.alerts, () => alerts(data.alerts)],
+    tiles: [[data.rollout, data.automation, data.readiness, minute], () => tiles(data)],
+    readiness: [[data.readiness, open, data.dagsterUrl], () => readiness(data, open, act)],
+    rollout: [[data.rollout, minute], () => rollout(data, act)],
+    curve: [data.curve, (width) => learning(data.curve, width)],
+    models: [[data.models, data.rollout, minute], (width) => models(data, width, act)],
+    jobs: [[data.recentJobs, data.units, minute], () => jobs(data)],
+    collection: [data.collection, (width) => bars(data.collection, width)],
+    windows: [data.windows, () => windows(data)],
+    traffic: [data.traffic, () => traffic(data.traffic)],
+    history: [[data.deployments, minute], () => history(data.deployments)],
+  };
+  const health = $("health");
+  health.textContent = data.status;
+  health.className = `pill ${data.status === "healthy" ? "good" : "bad"}`;
+  for (const [id, [part, draw]] of Object.entries(sections)) {
+    const print = JSON.stringify(part);
+    const target = $(id);
+    if (!all && drawn.get(id) === print) continue;
+    if (target.contains(document.activeElement) && document.activeElement.matches("input")) continue;
+    drawn.set(id, print);
+    target.replaceChildren(...[draw(target.clientWidth)].flat());
+  }
+}
+
+function alerts(found) {
+  const one = (alert) => h("div", { class: `alert ${alert.level}-level` },
+    h("b", {}, alert.level === "error" ? "Failure" : "Notice"), h("span", {}, alert.text), when(alert.at));
+  const shown = found.slice(0, 3).map(one);
+  if (found.length > 3) {
+    shown.push(h("details", { class: "more" }, h("summary", {}, `${found.length - 3} more`), found.slice(3).map(one)));
+  }
+  return shown;
+}
+
+function tiles(data) {
+  const { automation, rollout, readiness } = data, active = rollout.active, candidate = rollout.candidate;
+  const tile = (title, value, ...below) => h("div", { class: "tile" }, h("h2", {}, title), h("strong", {}, value), h("p", {}, below));
+  const collection = automation.dataCollection;
+  return [
+    tile("Serving", active?.version ?? "base model", active ? "since " : "nothing was deployed yet", active ? when(active.startedAt) : ""),
+    tile("Rollout", candidate ? `${candidate.percentage} %` : "none", candidate ? `of the agents get ${candidate.version}` : "no candidate is on trial"),
+    tile("Collected", `${collection.ratePerHour.toLocaleString("en")} / h`, `${count(collection.last24h)} trajectories in 24 h`),
+    tile("Training", readiness.ready ? "ready" : automation.training.currentJob ? "running" : "waiting",
+      automation.training.lastCompleted ? "last completed " : "never completed", automation.training.lastCompleted ? when(automation.training.lastCompleted) : ""),
+  ];
+}
+
+function readiness(data, open, act) {
+  const { readiness: ready, dagsterUrl } = data, stats = ready.stats, needed = ready.thresholds;
+  const meter = (label, value, most, shown) => h("div", { class: "meter" },
+    h("div", {}, h("span", {}, label), h("span", {}, shown)),
+    h("progress", { value: Math.min(value, most), max: most, class: value >= most ? "done" : "", "aria-label": label }));
+  const parts = [
+    h("p", {}, pill(ready.ready ? "ready" : "not ready", ready.ready ? "good" : "warn"), " ", ready.day && ready.ready ? `Next day: ${ready.day}` : ""),
+    meter("Trajectories not trained yet", stats.totalTrajectories, needed.trajectories, `${count(stats.totalTrajectories)} of ${count(needed.trajectories)}`),
+    meter(`Windows with ${needed.agentsPerWindow}+ agents`, stats.scenarioGroups, needed.groups, `${count(stats.scenarioGroups)} of ${count(needed.groups)}`),
+    meter("Data quality", stats.dataQuality, needed.quality, `${(stats.dataQuality * 100).toFixed(1)} % of ${(needed.quality * 100).toFixed(0)} %`),
+  ];
+  if (ready.reasons.length) parts.push(h("ul", { class: "reasons" }, ready.reasons.map((reason) => h("li", {}, reason))));
+  if (open) parts.push(running(open, dagsterUrl, act));
+  parts.push(h("div", { class: "actions" }, h("button", { class: "primary", id: "train", disabled: Boolean(open), onclick: () => askTrain(ready, act) }, "Train now…")));
+  return parts;
+}
+
+function running(job, dagsterUrl, act) {
+  const stop = () => confirm({
+    title: "Cancel this training?", action: "Cancel training", danger: true,
+    body: [h("p", {}, `The run that trains ${job.day} is stopped. What it has finished stays, and the day can be trained again.`)],
+    act: () => act("POST", `jobs/${encodeURIComponent(job.jobId)}/cancel`, {}, () => "Asked the run to stop"),
+  });
+  const link = job.runId ? h("a", { href: `${dagsterUrl}/runs/${job.runId}`, rel: "noreferrer" }, job.runId.slice(0, 8)) : "starting";
+  return h("div", { class: "job" },
+    h("div", { class: "row" }, h("span", {}, h("b", {}, job.day), " · ", STAGES[job.stage] ?? job.status, " · ", link),
+      h("button", { class: "small danger", onclick: stop }, "Cancel…")),
+    h("progress", { value: job.progress, max: 1, "aria-label": `Progress of ${job.day}` }));
+}
+
+function askTrain(ready, act) {
+  const size = h("input", { id: "batch-size", type: "number", min: 1, max: 1000000, inputmode: "numeric", placeholder: "all" });
+  const force = h("input", { type: "checkbox", id: "force" });
+  confirm({
+    title: "Start a training?", action: "Start training",
+    body: [
+      h("p", {}, ready.ready ? `Trains ${ready.day}, benchmarks the checkpoint, and deploys it if the gate promotes it.` : `Not ready: ${ready.reasons[0]}.`),
+      field("Episodes at most", size),
+      check("Train although it is not ready (never without data)", force),
+    ],
+    act: () => act("POST", "trigger", { force: force.checked, batchSize: size.value ? Number(size.value) : null },
+      (answer) => `Training of ${answer.day} started`),
+  });
+}
+
+function rollout(data, act) {
+  const { active, candidate, experiment } = data.rollout;
+  const serving = h("dl", {}, h("dt", {}, "Active"), h("dd", {}, active ? h("b", {}, active.version) : "base model"),
+    active ? [h("dt", {}, "Since"), h("dd", {}, when(active.startedAt)), h("dt", {}, "Reason"), h("dd", {}, active.reason ?? "–")] : []);
+  const parts = [serving];
+  if (candidate) {
+    parts.push(h("div", { class: "job" },
+      h("div", { class: "row" }, h("span", {}, h("b", {}, candidate.version), ` on trial with ${candidate.percentage} % of the agents`), candidate.strategy ? pill(candidate.strategy, "busy") : ""),
+      h("progress", { value: candidate.percentage, max: 100, "aria-label": "Percentage of the rollout" }),
+      h("p", { class: "meta" }, candidate.reason ?? "", " · ", when(candidate.startedAt))));
+  }
+  if (experiment) {
+    parts.push(h("dl", {}, Object.entries(experiment).flatMap(([key, value]) => [
+      h("dt", {}, key.replace(/([A-Z])/g, " $1").toLowerCase()), h("dd", {}, value === null ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value))])));
+  } else if (candidate) parts.push(h("p", { class: "hint" }, "No verdict of the A/B comparison yet."));
+  else parts.push(h("p", { class: "empty" }, "No experiment is running."));
+  const earlier = data.deployments.find((one) => one.endedAt);
+  parts.push(h("div", { class: "actions" }, h("button", { class: "danger", id: "rollback", disabled: !earlier && !candidate, onclick: () => askRollback(data, act) }, "Roll back…")));
+  return parts;
+}
+
+function askRollback(data, act) {
+  const before = [...new Set(data.deployments.filter((one) => one.version !== data.rollout.active?.version).map((one) => one.version))];
+  const target = h("select", { id: "target" }, h("option", { value: "" }, "the one that served before"), before.map((version) => h("option", { value: version }, version)));
+  const reason = h("input", { id: "reason", maxlength: 500, value: "rolled back on the dashboard" });
+  confirm({
+    title: `Take ${data.rollout.active?.version ?? "the model"} back?`, action: "Roll back", danger: true,
+    body: [h("p", {}, "The chosen version answers all agents at once. The present one is kept and can be deployed again."), field("Version", target), field("Reason", reason)],
+    act: () => act("POST", "rollback", { targetVersion: target.value || null, reason: reason.value }, (answer) => `${answer.modelVersion ?? answer.version ?? "The earlier version"} serves again`),
+  });
+}
+
+function learning(points, width) {
+  const drawing = points.length ? curve(points, width) : null;
+  if (!drawing) return h("p", { class: "empty" }, "No checkpoint was benchmarked yet.");
+  return [drawing, h("div", { class: "legend" }, h("span", {}, h("i", { class: "model" }), "candidate"), h("span", {}, h("i", { class: "base" }), "base model on the same markets"))];
+}
+
+function models(data, width, act) {
+  const differences = data.models.map((model) => model.benchmark?.difference).filter((one) => one && one.low !== null);
+  const reach = Math.max(0.001, ...differences.flatMap((one) => [Math.abs(one.low), Math.abs(one.high)]));
+  const active = data.rollout.active?.version;
+  const plot = (model) => {
+    const one = model.benchmark?.difference;
+    if (!one || one.low === null) return h("span", { class: "meta" }, "not benchmarked");
+    return [interval(one, reach, Math.max(130, Math.min(300, width * 0.25))), h("span", { class: "sub" }, `${percent(one.mean)} [${percent(one.low)}, ${percent(one.high)}] over ${model.benchmark.incumbent}, n ${model.benchmark.windows}`)];
+  };
+  return table([
+    ["Version", "", (m) => [h("b", {}, m.version), h("span", { class: "sub" }, m.parent ? `from ${m.parent}` : m.baseModel, m.branch ? ` · ${m.branch}` : "")]],
+    ["Status", "", (m) => [state(m.status), m.verdict && m.verdict !== m.status ? [" ", state(m.verdict)] : ""].flat()],
+    ["Trained", "", (m) => [when(m.trainedAt), m.day ? h("span", { class: "sub" }, `day ${m.day}`) : ""]],
+    ["Against its incumbent", "plot", plot],
+    ["Agents", "n", (m) => count(m.agentsUsing)],
+    ["Calls 24 h", "n", (m) => count(m.calls24h)],
+    ["", "act", (m) => m.version === active || !["ready", "archived", "deployed"].includes(m.status) ? "" : h("button", { class: "small", onclick: () => askDeploy(m, act), "aria-label": `Deploy ${m.version}` }, "Deploy…")],
+  ], data.models, "No model is registered yet.");
+}
+
+function askDeploy(model, act) {
+  const strategy = h("select", { id: "strategy" }, ["gradual", "immediate", "test"].map((name) => h("option", { value: name }, { gradual: "Gradual: some agents first", immediate: "Immediate: all agents at once", test: "Test: named agents only" }[name])));
+  const percentage = h("input", { id: "percentage", type: "number", min: 0, max: 100, step: "any", value: 10, required: true });
+  const agents = h("input", { id: "agents", placeholder: "agent-1, agent-2" });
+  const force = h("input", { type: "checkbox", id: "against" });
+  const perField = field("Percentage of the agents", percentage), agentsField = field("Agents", agents);
+  const show = () => { perField.hidden = strategy.value !== "gradual"; agentsField.hidden = strategy.value !== "test"; };
+  strategy.onchange = show;
+  show();
+  confirm({
+    title: `Deploy ${model.version}?`, action: "Deploy",
+    body: [h("p", {}, model.verdict === "promoted" ? "The gate has promoted it." : `The gate has not promoted it (${model.verdict ?? "not judged"}).`),
+      field("Strategy", strategy), perField, agentsField, ...(model.verdict === "promoted" ? [] : [check("Deploy it against the gate", force)])],
+    act: () => act("POST", "deploy", {
+      modelVersion: model.version, strategy: strategy.value, rolloutPercentage: Number(percentage.value), force: force.checked,
+      testAgentIds: strategy.value === "test" ? agents.value.split(",").map((name) => name.trim()).filter(Boolean) : [], reason: "deployed on the dashboard",
+    }, () => `${model.version} is being rolled out`),
+  });
+}
+
+function jobs(data) {
+  const asked = data.recentJobs.map((job) => ({ ...job, at: job.completedAt ?? job.createdAt, version: job.modelVersion }));
+  const days = new Set(asked.map((job) => job.day));
+  const units = data.units.filter((unit) => !days.has(unit.day)).map((unit) => ({ ...unit, source: unit.backend, at: unit.completedAt ?? unit.startedAt }));
+  const rows = [...asked, ...units].sort((a, b) => Date.parse(b.at) - Date.parse(a.at)).slice(0, 10);
+  return table([
+    ["Day", "", (job) => [h("b", {}, job.day ?? "branch"), h("span", { class: "sub" }, job.source ?? "")]],
+    ["Status", "", (job) => state(job.status)],
+    ["Result", "full", (job) => job.error ?? (job.version ? `${job.version}${job.loss !== undefined && job.loss !== null ? `, loss ${job.loss.toFixed(4)}` : ""}` : STAGES[job.stage] ?? "")],
+    ["When", "", (job) => when(job.at)],
+  ], rows, "Nothing was trained yet.");
+}
+
+function windows(data) {
+  const all = [...data.windows].reverse();
+  if (!all.length) return h("p", { class: "empty" }, "Nothing is recorded yet.");
+  const told = (w) => `${w.windowId}: ${w.rows} rows of ${w.agents} agents, ${w.status ?? "not scored"}${w.reason ? ` (${w.reason})` : ""}${w.stale ? ", stale" : ""}`;
+  const counts = all.reduce((found, w) => ({ ...found, [w.status ?? "not scored"]: (found[w.status ?? "not scored"] ?? 0) + 1 }), {});
+  const stale = data.staleWindows;
+  return [
+    h("div", { class: "strip", role: "list", "aria-label": "Windows, oldest first" }, all.map((w) => h("div", { class: `cell ${w.status ?? ""}${w.stale ? " stale" : ""}`, role: "listitem", title: told(w), "aria-label": told(w) }))),
+    h("div", { class: "legend" }, Object.entries(counts).map(([word, number]) => h("span", {}, h("i", { class: `cell ${word}` }), `${word.replace("_", " ")} ${number}`)),
+      stale.length ? h("span", {}, h("i", { class: "cell stale" }), `stale ${stale.length}`) : "", h("span", {}, `${all[0].windowId} to ${all.at(-1).windowId} UTC`)),
+    stale.length ? h("ul", { class: "reasons" }, stale.slice(0, 8).map((w) => h("li", {}, `${w.windowId}: ${w.reason ?? "changed after it was scored"}`))) : "",
+  ];
+}
+
+const traffic = (rows) => table([
+  ["Version", "", (row) => [h("b", {}, row.version), h("span", { class: "sub" }, row.variant)]],
+  ["Calls", "n", (row) => count(row.calls)],
+  ["Agents", "n", (row) => count(row.agents)],
+  ["Errors", "n", (row) => count(row.errors)],
+  ["Fallback", "n", (row) => count(row.fallbacks)],
+  ["p50 / p99 ms", "n", (row) => `${row.p50 ?? "–"} / ${row.p99 ?? "–"}`],
+], rows, "The gateway answered nobody.");
+
+const history = (rows) => table([
+  ["Version", "", (row) => h("b", {}, row.version)],
+  ["From", "", (row) => when(row.startedAt)],
+  ["Until", "", (row) => (row.endedAt ? when(row.endedAt) : pill("serving", "good"))],
+  ["Reason", "full", (row) => row.reason ?? "–"],
+], rows, "Nothing was deployed yet.");
