@@ -69,9 +69,9 @@ export function curve(points, width) {
   const last = points.at(-1);
   const label = `${points.length} candidates; the newest, ${last.version}, returned ${percent(last.model?.mean)}, the base model ${percent(last.base?.mean)}`;
   const svg = s("svg", { height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  for (const tick of ticks(low, high)) {
+  for (const tick of ticks(low, high, 6)) {
     svg.append(s("line", { x1: left, x2: width, y1: y(tick), y2: y(tick), class: Math.abs(tick) < 1e-9 ? "zero" : "axis" }));
-    svg.append(text(left - 8, y(tick) + 4, percent(tick), { "text-anchor": "end" }));
+    svg.append(text(left - 8, y(tick) + 4, Math.abs(tick) < 1e-9 ? "0" : percent(tick, 1), { "text-anchor": "end" }));
   }
   const known = points.map((point, index) => ({ ...point, x: x(index) })).filter((point) => point.model);
   const banded = known.filter((point) => point.model.low !== null && point.model.high !== null);

@@ -12,7 +12,12 @@ const state = (word) => (word ? pill(word.replace("_", " "), KINDS[word] ?? "") 
 const count = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en"));
 const STAGES = { training_batch: "freezing the batch", trained_checkpoint: "training", checkpoint_benchmark: "benchmark", deployed_model: "deployment" };
 
+/** Long reasons take two lines; the whole text is the element's title. */
+const clamped = (content) => h("span", { class: "clamp", title: content ?? "" }, content ?? "–");
+
 const drawn = new Map();
+let everyModel = false;
+const FIRST_MODELS = 6;
 
 /** Draws the sections whose part of the data changed; all of them after a resize or where times are told. */
 export function drawAll(data, act, all = false) {
@@ -115,7 +120,7 @@ function askTrain(ready, act) {
 function rollout(data, act) {
   const { active, candidate, experiment } = data.rollout;
   const serving = h("dl", {}, h("dt", {}, "Active"), h("dd", {}, active ? h("b", {}, active.version) : "base model"),
-    active ? [h("dt", {}, "Since"), h("dd", {}, when(active.startedAt)), h("dt", {}, "Reason"), h("dd", {}, active.reason ?? "–")] : []);
+    active ? [h("dt", {}, "Since"), h("dd", {}, when(active.startedAt)), h("dt", {}, "Reason"), h("dd", {}, clamped(active.reason))] : []);
   const parts = [serving];
   if (candidate) {
     parts.push(h("div", { class: "job" },
@@ -147,7 +152,8 @@ function askRollback(data, act) {
 function learning(points, width) {
   const drawing = points.length ? curve(points, width) : null;
   if (!drawing) return h("p", { class: "empty" }, "No checkpoint was benchmarked yet.");
-  return [drawing, h("div", { class: "legend" }, h("span", {}, h("i", { class: "model" }), "candidate"), h("span", {}, h("i", { class: "base" }), "base model on the same markets"))];
+  return [drawing, h("div", { class: "legend" }, h("span", {}, h("i", { class: "model" }), "candidate"), h("span", {}, h("i", { class: "base" }), "base model on the same markets"),
+    ["promoted", "inconclusive", "rejected"].map((word) => h("span", {}, h("i", { class: `dot ${word}` }), word)))];
 }
 
 function models(data, width, act) {
@@ -157,17 +163,20 @@ function models(data, width, act) {
   const plot = (model) => {
     const one = model.benchmark?.difference;
     if (!one || one.low === null) return h("span", { class: "meta" }, "not benchmarked");
-    return [interval(one, reach, Math.max(130, Math.min(300, width * 0.25))), h("span", { class: "sub" }, `${percent(one.mean)} [${percent(one.low)}, ${percent(one.high)}] over ${model.benchmark.incumbent}, n ${model.benchmark.windows}`)];
+    return [interval(one, reach, Math.max(130, Math.min(300, width * 0.25))), h("span", { class: "sub" }, `${percent(one.mean)} [${percent(one.low)}, ${percent(one.high)}] over ${model.benchmark.incumbent}`)];
   };
-  return table([
+  const shown = everyModel ? data.models : data.models.slice(0, FIRST_MODELS);
+  const more = h("button", { class: "small", onclick: () => { everyModel = !everyModel; drawAll(data, act, true); } },
+    everyModel ? "Show fewer" : `Show all ${data.models.length}`);
+  return [table([
     ["Version", "", (m) => [h("b", {}, m.version), h("span", { class: "sub" }, m.parent ? `from ${m.parent}` : m.baseModel, m.branch ? ` · ${m.branch}` : "")]],
-    ["Status", "", (m) => [state(m.status), m.verdict && m.verdict !== m.status ? [" ", state(m.verdict)] : ""].flat()],
+    ["Status", "full", (m) => [state(m.status), m.verdict && m.verdict !== m.status ? [" ", state(m.verdict)] : ""].flat()],
     ["Trained", "", (m) => [when(m.trainedAt), m.day ? h("span", { class: "sub" }, `day ${m.day}`) : ""]],
     ["Against its incumbent", "plot", plot],
     ["Agents", "n", (m) => count(m.agentsUsing)],
     ["Calls 24 h", "n", (m) => count(m.calls24h)],
     ["", "act", (m) => m.version === active || !["ready", "archived", "deployed"].includes(m.status) ? "" : h("button", { class: "small", onclick: () => askDeploy(m, act), "aria-label": `Deploy ${m.version}` }, "Deploy…")],
-  ], data.models, "No model is registered yet.");
+  ], shown, "No model is registered yet."), data.models.length > FIRST_MODELS ? h("div", { class: "actions" }, more) : ""];
 }
 
 function askDeploy(model, act) {
@@ -194,11 +203,11 @@ function jobs(data) {
   const asked = data.recentJobs.map((job) => ({ ...job, at: job.completedAt ?? job.createdAt, version: job.modelVersion }));
   const days = new Set(asked.map((job) => job.day));
   const units = data.units.filter((unit) => !days.has(unit.day)).map((unit) => ({ ...unit, source: unit.backend, at: unit.completedAt ?? unit.startedAt }));
-  const rows = [...asked, ...units].sort((a, b) => Date.parse(b.at) - Date.parse(a.at)).slice(0, 10);
+  const rows = [...asked, ...units].sort((a, b) => Date.parse(b.at) - Date.parse(a.at)).slice(0, 8);
   return table([
     ["Day", "", (job) => [h("b", {}, job.day ?? "branch"), h("span", { class: "sub" }, job.source ?? "")]],
     ["Status", "", (job) => state(job.status)],
-    ["Result", "full", (job) => job.error ?? (job.version ? `${job.version}${job.loss !== undefined && job.loss !== null ? `, loss ${job.loss.toFixed(4)}` : ""}` : STAGES[job.stage] ?? "")],
+    ["Result", "full", (job) => job.error ? clamped(job.error) : (job.version ? `${job.version}${job.loss !== undefined && job.loss !== null ? `, loss ${job.loss.toFixed(4)}` : ""}` : STAGES[job.stage] ?? "")],
     ["When", "", (job) => when(job.at)],
   ], rows, "Nothing was trained yet.");
 }
@@ -230,5 +239,5 @@ const history = (rows) => table([
   ["Version", "", (row) => h("b", {}, row.version)],
   ["From", "", (row) => when(row.startedAt)],
   ["Until", "", (row) => (row.endedAt ? when(row.endedAt) : pill("serving", "good"))],
-  ["Reason", "full", (row) => row.reason ?? "–"],
+  ["Reason", "full", (row) => clamped(row.reason)],
 ], rows, "Nothing was deployed yet.");
