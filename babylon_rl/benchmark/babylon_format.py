@@ -55,7 +55,7 @@ def from_babylon(plain: Mapping[str, Any]) -> Snapshot:
         raise SnapshotError(f"a Babylon snapshot of version {plain.get('version')!r}", f"Known is {VERSION}.")
     try:
         return _read(plain)
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as problem:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as problem:
         raise SnapshotError(
             f"the Babylon snapshot {plain.get('id')!r} is not whole: {type(problem).__name__} {problem}"
         ) from None

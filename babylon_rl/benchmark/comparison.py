@@ -143,7 +143,7 @@ def compare(result: Result, incumbent: str | None = None, alpha: float = 0.05) -
                 difference=msgspec.to_builtins(interval),
                 detectable=verdict.minimum_detectable_effect,
                 verdict={"promoted": "better", "rejected": "worse"}.get(verdict.decision, "undecided"),
-                reason=verdict.reason.partition(": ")[2],
+                reason=verdict.reason.partition(": ")[2].replace("markets", "hours"),
                 number=number,
                 pnl_delta=_delta(pairs, "total_pnl"),
                 accuracy_delta=_delta(pairs, "accuracy"),

@@ -10,35 +10,42 @@ rare, large negative value, on which normal theory or a plain bootstrap errs far
 - `alpha_for`: what of the error budget the k-th candidate of a period may spend.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from babylon_rl.benchmark.betting import Bets, lower_end, shuffled, wealth_reaches
 from babylon_rl.errors import BabylonError
 
+__all__ = [
+    "Bets",
+    "Interval",
+    "UnusableSampleError",
+    "alpha_for",
+    "betting_interval",
+    "mean",
+    "minimum_detectable_effect",
+    "paired_interval",
+    "skewness",
+    "studentised_interval",
+    "wealth_reaches",
+    "wilson_interval",
+]
+
 Values = Sequence[float] | NDArray[np.float64]
-Bets = Literal["star", "plug_in"]
 
 DIFFERENCE_RANGE = (-2.0, 2.0)
 """Bounds of a paired difference of two returns that are each clipped to [-1, 1]."""
-
-_VARIANCE_PRIOR = 0.05
-"""Weight-one prior of the second moment on the unit range; from 0.003 to 0.25 widths differ by under 5 %."""
 
 BETTING_SPREAD = 1.25
 """Spread of a betting bound's end over the standard error of the mean."""
 
 RARE_LOSSES = 1.5
 """Standard errors of the variance that a minimum detectable effect allows for."""
-
-_LARGEST_BET = 0.99
-"""Share of the wealth that the worst possible value may take; 1 would let one such value end the game."""
 
 
 class UnusableSampleError(BabylonError):
@@ -130,46 +137,12 @@ def betting_interval(
         UnusableSampleError: No values, a value that is not finite or outside the bounds, or a bad alpha.
     """
     x = np.sort(_checked(values, alpha, at_least=1, bounds=(lower, upper)))
-    unit = _shuffled((x - lower) / (upper - lower))
+    unit = shuffled((x - lower) / (upper - lower))
     target = math.log(2.0 / alpha)
-    low = lower + (upper - lower) * _lower_end(unit, target, bets)
-    high = upper - (upper - lower) * _lower_end(1.0 - unit, target, bets)
+    low = lower + (upper - lower) * lower_end(unit, target, bets)
+    high = upper - (upper - lower) * lower_end(1.0 - unit, target, bets)
     name = "betting" if bets == "star" else "betting (plug-in)"
     return Interval(float(x.mean()), low, high, x.size, alpha, name, _sd(x), _variance_error(x))
-
-
-def wealth_reaches(
-    values_G_n: NDArray[np.float64], means_G: NDArray[np.float64], target: float, bets: Bets = "star"
-) -> NDArray[np.bool_]:
-    """Whether betting that the mean exceeds each of the means brings log wealth to the target.
-
-    Args:
-        values_G_n: Values on [0, 1], in random order; row g is judged against `means_G[g]`.
-        means_G: Hypothesised means, in (0, 1].
-        target: log(1 / level) of a one-sided test.
-        bets: See `betting_interval`.
-
-    Returns:
-        shape (G,); true where "the mean is at most `means_G[g]`" is refuted at level exp(-target).
-    """
-    n = values_G_n.shape[1]
-    largest = _LARGEST_BET / means_G
-    log_wealth, reached = np.zeros_like(means_G), np.zeros(means_G.shape, dtype=bool)
-    second_moment, running_mean = np.full_like(means_G, _VARIANCE_PRIOR), np.full_like(means_G, 0.5)
-    for step in range(n):
-        x = values_G_n[:, step]
-        missing, remaining = (
-            (np.maximum(target - log_wealth, 0.0), n - step) if bets == "star" else (target, n)
-        )
-        bet = np.minimum(np.sqrt(2.0 * missing / (remaining * second_moment / (step + 1.0))), largest)
-        log_wealth += np.where(reached, 0.0, np.log1p(bet * (x - means_G)))
-        reached |= log_wealth >= target
-        if bets == "star":
-            second_moment += (x - means_G) ** 2
-        else:
-            running_mean += (x - running_mean) / (step + 2.0)
-            second_moment += (x - running_mean) ** 2
-    return reached
 
 
 def studentised_interval(values: Values, alpha: float = 0.05, *, correct_skewness: bool = True) -> Interval:
@@ -259,26 +232,6 @@ def skewness(values: Values) -> float:
     centred = x - x.mean()
     spread = math.sqrt(float((centred**2).mean()))
     return float((centred**3).mean()) / spread**3 if spread > 0 else 0.0
-
-
-def _lower_end(unit: NDArray[np.float64], target: float, bets: Bets) -> float:
-    """Largest mean below which every mean is refuted, to 1e-4 of the range, rounded down; 0 if none is."""
-    low, high = 0.0, float(unit.mean())
-    for points in (256, 64):
-        means = np.linspace(low, high, points + 1)[1:]
-        if high <= 0.0:
-            return 0.0
-        refuted = wealth_reaches(np.broadcast_to(unit, (points, unit.size)), means, target, bets)
-        # With adaptive bets wealth need not fall steadily in m: take the first mean that stands, so that the
-        # interval is the hull of all that do.
-        first = points - 1 if refuted.all() else int(np.argmin(refuted))
-        low, high = (float(means[first - 1]) if first else low), float(means[first])
-    return low
-
-
-def _shuffled(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
-    seed = int.from_bytes(hashlib.sha256(ordered.tobytes()).digest()[:8], "big")
-    return np.random.default_rng(seed).permutation(ordered)
 
 
 def _checked(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from babylon_rl.commands import examinations
 from babylon_rl.commands.support import CommandError, databases, err, out, wait
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Which model is better: snapshots, replays, verdicts.")
 
 PROMPT_LIMIT_HOURS = 72
+
+
+app.command()(examinations.generate)
+app.command()(examinations.run)
+app.command()(examinations.compare)
 
 
 @app.callback()
