@@ -1,6 +1,6 @@
 """Small pictures as SVG text, drawn without a plotting library: for the Dagster UI, reports and the docs.
 
-Values that are not finite are left out; where nothing is left to draw, a picture is None.
+Values that are not finite, or beyond 1e15, are left out; where nothing is left to draw, a picture is None.
 """
 
 import math
@@ -25,8 +25,8 @@ class Point(NamedTuple):
 
 def histogram(values: Sequence[float], title: str, bins: int = 21, mark: float | None = 0.0) -> str | None:
     """Bars of equal width between the smallest and the largest value, None where they are the same."""
-    finite = [float(v) for v in values if math.isfinite(v)]
-    if not finite or min(finite) == max(finite):
+    finite = [float(v) for v in values if _drawable(v)]
+    if not finite or _apart(min(finite), max(finite)) != max(finite):
         return None
     low, high = min(finite), max(finite)
     counts = [0] * bins
@@ -44,11 +44,11 @@ def histogram(values: Sequence[float], title: str, bins: int = 21, mark: float |
 
 def intervals(rows: Sequence[tuple[str, float, float, float]], title: str) -> str | None:
     """One line per row: its name, its mean, and from its lower to its upper end."""
-    drawn = [row for row in rows if all(map(math.isfinite, row[1:]))]
+    drawn = [row for row in rows if _drawable(*row[1:])]
     if not drawn:
         return None
     low, high = min(0.0, *(row[2] for row in drawn)), max(0.0, *(row[3] for row in drawn))
-    high = high if high > low else low + 1.0
+    high = _apart(low, high)
     height = 2 * MARGIN + _ROW * len(drawn)
     parts = []
     for index, (name, mean, lower, upper) in enumerate(drawn):
@@ -70,11 +70,7 @@ def curves(
     Args:
         names: Labels of x = 0, 1, …; numbers where it is empty.
     """
-    drawn = {
-        name: kept
-        for name, points in series.items()
-        if (kept := [p for p in points if all(map(math.isfinite, p))])
-    }
+    drawn = {name: kept for name, points in series.items() if (kept := [p for p in points if _drawable(*p)])}
     if not drawn:
         return None
     everything = [point for points in drawn.values() for point in points]
@@ -105,7 +101,7 @@ def scatter(
     points: Sequence[tuple[float, float]], title: str, x_label: str = "", y_label: str = ""
 ) -> str | None:
     """A dot per pair, with both axes through zero marked."""
-    kept = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    kept = [(x, y) for x, y in points if _drawable(x, y)]
     if len(kept) < 2:
         return None
     xs, ys = [x for x, _ in kept], [y for _, y in kept]
@@ -122,8 +118,8 @@ class _Frame:
     """Where numbers lie in a tall picture."""
 
     def __init__(self, x_low: float, x_high: float, y_low: float, y_high: float) -> None:
-        self.x_low, self.x_high = x_low, x_high if x_high > x_low else x_low + 1.0
-        self.y_low, self.y_high = y_low, y_high if y_high > y_low else y_low + 1.0
+        self.x_low, self.x_high = x_low, _apart(x_low, x_high)
+        self.y_low, self.y_high = y_low, _apart(y_low, y_high)
 
     def at(self, x: float, y: float) -> str:
         left = _LEFT + (x - self.x_low) / (self.x_high - self.x_low) * (WIDTH - _LEFT - MARGIN)
@@ -149,6 +145,16 @@ class _Frame:
         if x_label:
             parts.append(_text(WIDTH / 2, _TALL - 8, x_label))
         return parts
+
+
+def _drawable(*values: float) -> bool:
+    return all(math.isfinite(value) and abs(value) < 1e15 for value in values)
+
+
+def _apart(low: float, high: float) -> float:
+    """An upper end that is clearly above the lower one."""
+    size = max(1e-12, abs(low), abs(high))
+    return high if high - low > 1e-9 * size else low + max(1.0, abs(low))
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:

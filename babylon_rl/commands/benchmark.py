@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,6 +37,7 @@ def benchmark() -> None:
 def verdicts(
     version: Annotated[str | None, typer.Option(help="Only this one, with its paragraph.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
+    html: Annotated[Path | None, typer.Option(help="Write them as a page, with the learning curve.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show every verdict ever given, and what the vault and the replays found."""
@@ -50,6 +52,9 @@ def verdicts(
             return await all_benchmarks(db.rl, chosen, limit)
 
     found = wait(read())
+    if html is not None:
+        html.write_text(wait(_page()))
+        err.print(f"page: {html}", markup=False)
     if as_json:
         typer.echo(json.dumps({"verdicts": verdict_rows(found)}))
         return
@@ -145,6 +150,14 @@ def replay(
         typer.echo(json.dumps(found.to_dict()))
     else:
         _print_replay(found)
+
+
+async def _page() -> str:
+    from babylon_rl.orchestration.verdict_page import verdict_page
+    from babylon_rl.settings import get_settings
+
+    async with databases() as db:
+        return await verdict_page(db, get_settings().training_horizon)
 
 
 async def _policy(

@@ -2,9 +2,9 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from babylon_rl.benchmark.pictures import Point, curves, histogram, intervals, scatter
+from babylon_rl.benchmark.pictures import histogram, intervals
 
 
 def histogram_markdown(
@@ -21,7 +21,7 @@ def histogram_markdown(
     finite = [float(v) for v in values if math.isfinite(v)]
     if finite and min(finite) == max(finite):
         return f"_{title}: all {len(finite)} values are {finite[0]:.4g}_"
-    return _markdown(histogram(values, title, bins, mark), title)
+    return as_markdown(histogram(values, title, bins, mark), title)
 
 
 def intervals_markdown(rows: Sequence[tuple[str, float, float, float]], title: str) -> str:
@@ -31,24 +31,11 @@ def intervals_markdown(rows: Sequence[tuple[str, float, float, float]], title: s
         rows: Name, mean, lower and upper end; rows with a number that is not finite are left out.
         title: Caption above the lines, with the unit.
     """
-    return _markdown(intervals(rows, title), title)
+    return as_markdown(intervals(rows, title), title)
 
 
-def curves_markdown(
-    series: Mapping[str, Sequence[Point]], title: str, x_label: str = "", names: Sequence[str] = ()
-) -> str:
-    """Returns a markdown image of lines with their intervals; see `pictures.curves`."""
-    return _markdown(curves(series, title, x_label, names), title)
-
-
-def scatter_markdown(
-    points: Sequence[tuple[float, float]], title: str, x_label: str = "", y_label: str = ""
-) -> str:
-    """Returns a markdown image with a dot per pair; see `pictures.scatter`."""
-    return _markdown(scatter(points, title, x_label, y_label), title)
-
-
-def _markdown(svg: str | None, title: str) -> str:
+def as_markdown(svg: str | None, title: str) -> str:
+    """Returns a picture as a markdown image, or a sentence where there is none."""
     if svg is None:
         return f"_{title}: no values_"
     payload = base64.b64encode(svg.encode()).decode()

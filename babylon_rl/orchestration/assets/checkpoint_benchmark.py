@@ -1,18 +1,21 @@
 """`checkpoint_benchmark`: is the day's checkpoint better than what serves?"""
 
 import hashlib
+from collections.abc import Sequence
 
 import dagster as dg
 import msgspec
 
 from babylon_rl.deployment.judging import judge
-from babylon_rl.deployment.verdicts import BenchmarkRecord
+from babylon_rl.deployment.verdicts import BenchmarkRecord, all_benchmarks
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS
 from babylon_rl.orchestration.assets.trained_checkpoint import trained_checkpoint
-from babylon_rl.orchestration.charts import intervals_markdown
+from babylon_rl.orchestration.charts import as_markdown, intervals_markdown
+from babylon_rl.orchestration.model_pictures import learning_curve
 from babylon_rl.orchestration.partitions import ONE_DAY, daily
 from babylon_rl.orchestration.reporting import Metadata, markdown_table, numbers
 from babylon_rl.orchestration.resources import TRAINER, ArtResource, PostgresResource, WandbResource
+from babylon_rl.orchestration.verdict_views import COLUMNS, verdict_rows
 from babylon_rl.training.units import find_trained
 from babylon_rl.windows import parse_day
 
@@ -42,6 +45,7 @@ async def checkpoint_benchmark(
                 metadata={"status": "no candidate"}, data_version=dg.DataVersion("no candidate")
             )
         record = await judge(db, settings, unit.version)
+        judged = await all_benchmarks(db.rl)
     digest = hashlib.sha256(msgspec.json.encode([record.version, record.metrics, record.verdict])).hexdigest()
     with wandb.run(context, day) as run:
         run.summary(_figures(record))
@@ -51,7 +55,7 @@ async def checkpoint_benchmark(
             metadata={"version": record.version, "seed_key": record.seed_key, "verdict": record.verdict},
             aliases=[record.version],
         )
-    return dg.MaterializeResult(metadata=_metadata(record), data_version=dg.DataVersion(digest))
+    return dg.MaterializeResult(metadata=_metadata(record, judged), data_version=dg.DataVersion(digest))
 
 
 def _figures(record: BenchmarkRecord) -> dict[str, float | int]:
@@ -73,11 +77,12 @@ def _figures(record: BenchmarkRecord) -> dict[str, float | int]:
     )
 
 
-def _metadata(record: BenchmarkRecord) -> Metadata:
+def _metadata(record: BenchmarkRecord, judged: Sequence[BenchmarkRecord]) -> Metadata:
     standings = record.metrics["standings"].values()
     return {
         "status": record.verdict or "not judged",
         "reason": record.reason or "",
+        "in one paragraph": record.metrics.get("explanation", ""),
         "candidate": record.version,
         "incumbent": record.incumbent or "",
         **_figures(record),
@@ -90,6 +95,16 @@ def _metadata(record: BenchmarkRecord) -> Metadata:
                 ],
                 "Return on start equity per held-out window",
             )
+        ),
+        "learning curve": dg.MetadataValue.md(as_markdown(learning_curve(judged), "Learning curve")),
+        "every verdict": markdown_table(COLUMNS, [[row[c] for c in COLUMNS] for row in verdict_rows(judged)]),
+        "in company": markdown_table(
+            ("population", "difference", "low", "high", "markets"),
+            [
+                (name.replace("_", " "), *(part[key] for key in ("mean", "low", "high", "n")))
+                for name, part in (record.metrics.get("crowd") or {}).items()
+                if isinstance(part, dict) and "low" in part
+            ],
         ),
         "standings": markdown_table(
             ("player", "return", "low", "high", "win rate", "invalid", "orders", "worst"),

@@ -14,7 +14,9 @@ from babylon_rl.orchestration.assets.common import (
 )
 from babylon_rl.orchestration.assets.market_outcomes import market_outcomes
 from babylon_rl.orchestration.assets.trajectories import trajectories
+from babylon_rl.orchestration.charts import as_markdown
 from babylon_rl.orchestration.judge_report import judge_metadata
+from babylon_rl.orchestration.model_pictures import reward_against_pnl
 from babylon_rl.orchestration.partitions import ONE_DAY_OF_WINDOWS, hourly
 from babylon_rl.orchestration.reporting import (
     Metadata,
@@ -101,6 +103,12 @@ def _metadata(group: ScoredGroup, uri: str) -> Metadata:
                 if actions
                 else None,
             }
+        ),
+        "reward against P&L": dg.MetadataValue.md(
+            as_markdown(
+                reward_against_pnl([(m.attributed_pnl, m.reward) for m in group.members]),
+                "Reward against attributed P&L",
+            )
         ),
         "members": markdown_table(
             ("agent", "reward", "advantage", "P&L $", "P&L from", "orders", "invalid", "trained"),

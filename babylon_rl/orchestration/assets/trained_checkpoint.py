@@ -8,6 +8,8 @@ from babylon_rl.deployment.lineage import parent_for_training
 from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS
 from babylon_rl.orchestration.assets.training_batch import training_batch
+from babylon_rl.orchestration.charts import as_markdown
+from babylon_rl.orchestration.model_pictures import importance_ratios, steps_of
 from babylon_rl.orchestration.partitions import ONE_DAY, PREVIOUS_DAY, daily
 from babylon_rl.orchestration.reporting import Metadata, numbers
 from babylon_rl.orchestration.resources import (
@@ -81,6 +83,9 @@ def _metadata(training: DayTraining) -> Metadata:
         "batch": batch.sha256,
         "episodes/count": batch.episodes,
         "calls/trained": batch.calls,
+        "importance ratios": dg.MetadataValue.md(
+            as_markdown(importance_ratios(steps_of(training.model)), "Importance ratios")
+        ),
         # Losses of single steps are a curve for W&B, not a figure of the day.
         **numbers({key: value for key, value in metrics.items() if isinstance(value, int | float)}),
     }
