@@ -1,8 +1,11 @@
 """Decision replay on recorded days: only held-out prompts, and policies of known skill told apart."""
 
 import asyncio
+import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,7 @@ from babylon_rl.records.reader import refresh_window_rows
 from babylon_rl.training.costs import PriceTable
 from babylon_rl_tests.benchmark.players import Fixed, Skilled
 from babylon_rl_tests.simulation.conftest import simulate
+from babylon_rl_tests.test_cli import babylon
 
 pytestmark = pytest.mark.anyio
 
@@ -166,3 +170,39 @@ async def test_a_model_behind_an_address_is_replayed(db: Databases) -> None:
         wrong = RemotePolicy("v0.0.1", served.base_url, "babylon-agent", "wrong key")
         with pytest.raises(RemotePolicyError, match="status 401"):
             await replay(db, sample, wrong, INCUMBENT)
+
+
+async def test_a_price_path_with_holes_is_priced_by_what_was_recorded(db: Databases) -> None:
+    sample = await material(db, 100)
+    whole = await replay(db, sample, Skilled("v0.0.1", 1.0), INCUMBENT, store=False)
+    await db.game.execute(
+        """DELETE FROM "StockPrice" WHERE extract(minute FROM "timestamp") IN (10, 25, 40)"""
+    )
+    holes = await replay(db, sample, Skilled("v0.0.1", 1.0), INCUMBENT, store=False)
+    assert holes.candidate.orders == 100 and holes.candidate.unpriced == 0
+    assert holes.difference.mean == pytest.approx(whole.difference.mean, abs=0.02)
+    await db.game.execute("""DELETE FROM "StockPrice" WHERE "organizationId" = 'aurum'""")
+    gone = await replay(db, sample, Skilled("v0.0.1", 1.0), INCUMBENT, store=False)
+    assert gone.candidate.unpriced > 0, "without any price an order has no value"
+
+
+def test_the_command_says_the_cost_first_and_asks_nothing_without_yes(days: str, tmp_path: Path) -> None:
+    environment = {"BABYLON_HOME": str(tmp_path), "DATABASE_URL": days, "PATH": os.environ["PATH"]}
+    with PolicyServer(Fixed("served", "HOLD")) as served:
+        both = (
+            "--candidate",
+            "v0.0.1",
+            "--candidate-url",
+            served.base_url,
+            "--incumbent-url",
+            served.base_url,
+        )
+        environment |= {"API_KEY": served.api_key, "WANDB_MODE": "none"}
+        asked = babylon(environment, "benchmark", "replay", *both, "--decisions", "50")
+        assert asked.returncode == 1
+        assert "50 recorded decisions, 100 answers" in asked.stderr and "$0.10" in asked.stderr
+        assert "Repeat the command with --yes" in asked.stderr and not asked.stdout
+        done = babylon(environment, "benchmark", "replay", *both, "--decisions", "50", "--yes", "--json")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["finding"] == "undecided" and found["candidate"]["holds"] == 50
