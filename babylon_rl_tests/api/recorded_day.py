@@ -1,6 +1,9 @@
 """A day that is over, recorded and scored, as the hourly assets leave it; enough of it to be trained."""
 
 import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -10,6 +13,8 @@ from babylon_rl.windows import windows_of_day
 from babylon_rl_tests.orchestration.recorded import record_window
 
 DAY = "2026-10-02"
+T = TypeVar("T")
+
 AGENTS = ("agent-a", "agent-b", "agent-c", "agent-d")
 
 
@@ -21,7 +26,13 @@ def record_day(dsn: str, windows: int = 24, day: str = DAY, scored: bool = True)
         await _record(connection, windows, day, scored)
         await connection.close()
 
-    asyncio.run(work())
+    run(work())
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine to its end in a thread: a browser's driver has an event loop in this one."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 async def _record(connection: asyncpg.Connection, windows: int, day: str, scored: bool) -> None:
