@@ -61,6 +61,8 @@ _CUE = re.compile(
 @dataclass(frozen=True)
 class _Question:
     words: frozenset[str]
+    names: frozenset[str]
+    """Those of the words that are names: written with a capital, not at the start."""
     answer: str
     """YES or NO."""
 
@@ -100,8 +102,14 @@ class Paraphrases:
 
     def _tells_answer(self, sentence: str, words: Sequence[str]) -> bool:
         own = set(words)
-        for question in self._questions:
-            if len(question.words & own) >= COVERED_SHARE * len(question.words):
+        covered = [
+            (len(question.words & own) / len(question.words), question) for question in self._questions
+        ]
+        best = max((share for share, _ in covered), default=0.0)
+        for share, question in covered:
+            # Questions of one pattern ("Will X open a factory?") differ in little else than the name.
+            named = 2 * len(question.names & own) >= len(question.names)
+            if share >= COVERED_SHARE and share == best and named:
                 rest = [word for word in words if word not in question.words]
                 if _stated(sentence, rest) == question.answer:
                     return True
@@ -153,7 +161,9 @@ def _question(market: PredictionOutcome) -> _Question | None:
     if market.outcome not in ("YES", "NO"):
         return None
     words = frozenset(w for w in stems(market.question) if w not in _STOP and w not in _YES | _NO)
-    return _Question(words, market.outcome) if len(words) >= MIN_WORDS else None
+    capitals = re.findall(r"(?<=\W)[A-Z]\w+", market.question.lstrip())
+    names = frozenset(stem for name in capitals for stem in stems(name)) & words
+    return _Question(words, names, market.outcome) if len(words) >= MIN_WORDS else None
 
 
 def _stock(stock: StockOutcome) -> _Stock:

@@ -4,6 +4,7 @@ import itertools
 from datetime import UTC, datetime
 
 import asyncpg
+import msgspec
 import pytest
 
 from babylon_rl.outcomes.market import derive_outcomes
@@ -12,6 +13,7 @@ from babylon_rl.records.reader import read_window, refresh_window_rows
 from babylon_rl.simulation.market import HEADLINES, MarketSpec
 from babylon_rl.simulation.trader import build_messages
 from babylon_rl.training.leaks import MARKERS, NEARBY_CHARACTERS, Leak, scan
+from babylon_rl.windows import window_range
 from babylon_rl_tests.simulation.conftest import engine, played, played_dsn
 
 __all__ = ["engine", "played", "played_dsn"]
@@ -219,6 +221,28 @@ def test_strange_messages_are_read(text: str) -> None:
     assert not found(text, outcomes(question=SHIPS))
 
 
+def test_the_public_answer_of_a_question_of_the_same_pattern_is_no_leak() -> None:
+    truth = outcomes(question="Will Boreal open a second factory before 2026-10-04 12:00? (question 4)")
+    public = "Resolved: Aurum did open a second factory before 2026-10-04 12:00 (question 1), YES"
+    assert not found(public, truth)
+    assert found(public.replace("Aurum", "Boreal"), truth)
+
+
+async def public_feed(game: asyncpg.Connection, window_id: str) -> str:
+    """What an agent with all of the game's public text would be shown at the end of a window."""
+    end = window_range(window_id)[1]
+    posts = await game.fetch('SELECT "content" FROM "Post" WHERE "timestamp" < $1', end)
+    events = await game.fetch('SELECT "description" FROM "WorldEvent" WHERE "timestamp" < $1', end)
+    markets = await game.fetch('SELECT "question", "yesShares", "noShares" FROM "Market"')
+    prices = await game.fetch(
+        'SELECT "organizationId", "price" FROM "StockPrice" WHERE "timestamp" < $1 ORDER BY "timestamp"', end
+    )
+    lines = [row[0] for row in (*posts, *events)]
+    lines += [f"{row[0]} YES {row[1]} NO {row[2]}" for row in markets]
+    lines += [f"{row[0]} now {row[1]:.2f}" for row in prices[-20:]]
+    return "\n".join([*lines, "Answer YES, NO or HOLD.", "The result of your last order: no fill."])
+
+
 @pytest.mark.anyio
 async def test_two_clean_simulated_days_have_no_leak(played: asyncpg.Connection) -> None:
     """Every message that was recorded in a world with news, questions and prices, against its own truth."""
@@ -229,6 +253,11 @@ async def test_two_clean_simulated_days_have_no_leak(played: asyncpg.Connection)
     messages = 0
     for window_id in windows:
         truth = await derive_outcomes(played, window_id)
+        feed = await public_feed(played, window_id)
+        for answer in ("YES", "NO"):
+            settled = [msgspec.structs.replace(market, outcome=answer) for market in truth.predictions]
+            known = msgspec.structs.replace(truth, predictions=settled)
+            assert not scan(window_id, "a", [[{"role": "user", "content": feed}]], known)
         for row in (await read_window(played, played, window_id)).trajectories:
             calls = [call.chat_messages() for step in row.steps for call in step.llm_calls]
             messages += sum(map(len, calls))
