@@ -17,6 +17,7 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "docs/from_the_seeds.md",
     "docs/serving.md",
+    "docs/dashboard.md",
     "docs/data_tools.md",
 ]
 
