@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from babylon_rl.commands import (
+    backfill,
     benchmark,
     data,
     database,
@@ -46,6 +47,7 @@ for command in (
     simulation.demo,
     services.dev,
     training.status,
+    backfill.backfill,
     lineage.reproduce,
     lineage.retrain,
     lineage.costs,

@@ -16,6 +16,7 @@ defs = dg.Definitions(
     jobs=[
         jobs.hourly_job,
         jobs.daily_job,
+        jobs.history_job,
         jobs.deploy_job,
         upkeep.upkeep_job,
         window_training.window_training_job,

@@ -19,6 +19,13 @@ daily_job = dg.define_asset_job(
     tags={"babylon/kind": "training"},
 )
 
+history_job = dg.define_asset_job(
+    "history_job",
+    selection=dg.AssetSelection.assets(*DAILY_ASSETS),
+    description="A day of the past: batch, training, benchmark. What the agents get is not touched.",
+    tags={"babylon/kind": "training"},
+)
+
 deploy_job = dg.define_asset_job(
     "deploy_job",
     selection=dg.AssetSelection.assets("deployed_model"),

@@ -82,21 +82,48 @@ def run_in_process(
         UnknownPartitionError: A key is no partition of the job, or its time is not over.
         RunFailedError: The run failed; it names the step and where to read on.
     """
+    return execute_here(instance, create_run(instance, job_name, first, last, run_config=run_config))
+
+
+def create_run(
+    instance: dg.DagsterInstance,
+    job_name: str,
+    first: str | None,
+    last: str | None = None,
+    *,
+    run_config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> dg.DagsterRun:
+    """Creates a run that is yet to be executed; from now on it claims its partitions.
+
+    Raises:
+        UnknownPartitionError: A key is no partition of the job, or its time is not over.
+    """
+    from babylon_rl.definitions import defs
+
+    job = defs.resolve_job_def(job_name)
+    _require_partitions(job, first, last)
+    return instance.create_run_for_job(
+        job,
+        tags={**(tags or {}), **partition_tags(first, last)},
+        run_config={**_QUIET, **(run_config or {})},
+        remote_job_origin=_workspace_origin(job_name),
+    )
+
+
+def execute_here(instance: dg.DagsterInstance, run: dg.DagsterRun) -> FinishedRun:
+    """Executes a created run in this process.
+
+    Raises:
+        RunFailedError: The run failed; it names the step and where to read on.
+    """
     from dagster._core.definitions.job_base import InMemoryJob
     from dagster._core.execution.api import execute_run
 
     from babylon_rl.definitions import defs
 
     started = time.monotonic()
-    job = defs.resolve_job_def(job_name)
-    _require_partitions(job, first, last)
-    run = instance.create_run_for_job(
-        job,
-        tags=partition_tags(first, last),
-        run_config={**_QUIET, **(run_config or {})},
-        remote_job_origin=_workspace_origin(job_name),
-    )
-    execute_run(InMemoryJob(job), run, instance)
+    execute_run(InMemoryJob(defs.resolve_job_def(run.job_name)), run, instance)
     return _finished(instance, run.run_id, time.monotonic() - started)
 
 
