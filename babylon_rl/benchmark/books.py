@@ -2,8 +2,9 @@
 
 Nothing is free and nothing is forgotten: an order costs its margin or its amount and the fee, every position
 has a number of its own, leaving pays what the market gives, and what is left is settled at the end. Traders
-of one market share its reserves; orders for one company within one tick move the price that the next of them
-gets, as in the game (`crowd.entry_prices`).
+of one market share its reserves. Every hour begins with the same bankroll, as in a window of the game, and
+what was won or lost before is only counted: nobody's luck decides what they can afford later. Orders for one
+company within one tick move the price that the next of them gets, as in the game (`crowd.entry_prices`).
 """
 
 from dataclasses import dataclass, field
@@ -55,8 +56,11 @@ class Account:
 
     cash: float = BANKROLL
     positions: list[Position] = field(default_factory=list)
+    added: float = 0.0
+    """What the start of each hour brought, less what it took."""
     equity: list[float] = field(default_factory=lambda: [BANKROLL])
-    """At the start, at the end of every tick, and when all is settled; at liquidation value."""
+    """At the start, at the end of every tick, and when all is settled; at liquidation value, without what the
+    hours added: the bankroll and all gains and losses since."""
 
     @property
     def open(self) -> list[Position]:
@@ -96,6 +100,10 @@ class Books:
         for account in self.accounts:
             for position in account.open:
                 self._age(account, position, tick)
+            if tick % TICKS_PER_HOUR == 0:
+                missing = BANKROLL - account.cash - sum(self._worth(p, tick) for p in account.open)
+                missing = max(missing, -account.cash)
+                account.cash, account.added = account.cash + missing, account.added + missing
 
     def open(self, trader: int, order: Wanted, tick: int) -> str:
         """Gives an order; returns `order`, or `refused` (cash), or `unpriced` (no such open market)."""
@@ -123,7 +131,8 @@ class Books:
     def end(self, tick: int) -> None:
         """What happens after everybody acted: equities are noted."""
         for account in self.accounts:
-            account.equity.append(account.cash + sum(self._worth(p, tick) for p in account.open))
+            worth = sum(self._worth(p, tick) for p in account.open)
+            account.equity.append(account.cash + worth - account.added)
 
     def finish(self) -> None:
         """Settles what is open after the last tick."""
@@ -135,7 +144,7 @@ class Books:
                     self._close_perpetual(account, position, self._prices[position.instrument][last], last)
                 else:
                     self._sell(account, position, position.shares, last)
-            account.equity.append(account.cash)
+            account.equity.append(account.cash - account.added)
 
     def _open_perpetual(self, account: Account, order: Wanted, tick: int) -> str:
         ticker = next((t for t in self._prices if t.lower() == order.instrument.lower().lstrip("$")), None)

@@ -1,8 +1,9 @@
 """Results of examinations: kept as JSON, and compared pairwise over the snapshots that two players share.
 
-The unit of a comparison is the return between two decisions four apart (an hour of the market), paired by
-snapshot and tick. Every model after the first that is compared with the incumbent spends its own share of the
-error (`statistics.alpha_for`), in the order in which they are named: trying ten checkpoints is no free lunch.
+The unit of a comparison is the mean return per hour over as many decisions as a regime of the market lasts
+(six hours), paired by snapshot and tick: hours of one regime are alike. Every model after the first that is
+compared with the incumbent spends its own share of the error (`statistics.alpha_for`), in the order in which
+they are named: trying ten checkpoints is no free lunch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,13 @@ from babylon_rl.benchmark.measures import Metrics, measure
 from babylon_rl.benchmark.snapshot import Snapshot
 from babylon_rl.benchmark.statistics import Interval, alpha_for, paired_interval, studentised_interval
 from babylon_rl.errors import BabylonError
+from babylon_rl.simulation.market import DECISION_TICKS, MarketSpec
 from babylon_rl.simulation.play import RETURN_BOUND
 from babylon_rl.simulation.trader import BANKROLL
 
 FORMAT, VERSION = "babylon_rl examination", "1"
-PER_UNIT = 4
+PER_HOUR = len(DECISION_TICKS)
+PER_UNIT = PER_HOUR * MarketSpec().regime_hours
 """Decisions of one unit of a comparison."""
 
 
@@ -40,7 +43,7 @@ class PlayerResult(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Any]
     badge: str
     returns: list[float]
-    """Change of equity over the start money per unit, in time order."""
+    """Return on the bankroll per hour, one entry per unit, in time order."""
     equity: list[float]
     rewards: list[float]
     actions: list[dict[str, Any]]
@@ -107,10 +110,11 @@ def player_result(record: Record, snapshot: Snapshot, model: str) -> PlayerResul
 
 
 def unit_returns(equity: Sequence[float], snapshot: Snapshot) -> list[float]:
-    """Changes of equity over the start money from every fourth decision to the next one, and to the end."""
-    marks = [equity[tick] for tick in snapshot.decisions[::PER_UNIT]] + [equity[-1]]
-    changes = np.diff(np.array(marks)) / BANKROLL
-    return [float(change) for change in np.clip(changes, -RETURN_BOUND, RETURN_BOUND)]
+    """Return on the bankroll per hour, each hour clipped, averaged over the hours of each unit."""
+    marks = [equity[tick] for tick in snapshot.decisions[::PER_HOUR]] + [equity[-1]]
+    hours = np.clip(np.diff(np.array(marks)) / BANKROLL, -RETURN_BOUND, RETURN_BOUND)
+    per_unit = PER_UNIT // PER_HOUR
+    return [float(hours[first : first + per_unit].mean()) for first in range(0, hours.size, per_unit)]
 
 
 def compare(result: Result, incumbent: str | None = None, alpha: float = 0.05) -> list[Compared]:
@@ -143,7 +147,7 @@ def compare(result: Result, incumbent: str | None = None, alpha: float = 0.05) -
                 difference=msgspec.to_builtins(interval),
                 detectable=verdict.minimum_detectable_effect,
                 verdict={"promoted": "better", "rejected": "worse"}.get(verdict.decision, "undecided"),
-                reason=verdict.reason.partition(": ")[2].replace("markets", "hours"),
+                reason=verdict.reason.partition(": ")[2].replace("markets", "stretches of six hours"),
                 number=number,
                 pnl_delta=_delta(pairs, "total_pnl"),
                 accuracy_delta=_delta(pairs, "accuracy"),

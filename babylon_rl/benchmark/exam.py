@@ -19,7 +19,15 @@ from babylon_rl.outcomes.pricing import PERPETUAL
 from babylon_rl.policy.chat import ChatRequest, Message, Policy
 from babylon_rl.simulation.market import HEADLINES, TICKS_PER_HOUR
 from babylon_rl.simulation.play import ANSWER_TOKENS
-from babylon_rl.simulation.trader import LEVERAGE, MAX_SIZE, UNIT_NOTIONAL, Hold, Invalid, build_messages
+from babylon_rl.simulation.trader import (
+    BANKROLL,
+    LEVERAGE,
+    MAX_SIZE,
+    UNIT_NOTIONAL,
+    Hold,
+    Invalid,
+    build_messages,
+)
 
 FULL_TOKENS = 200
 RULE_SIZE = MAX_SIZE * UNIT_NOTIONAL
@@ -29,6 +37,8 @@ _GRAMMAR = (
     '"buy_no" | "close" | "sell", "market": ticker or market id, "amount": USD, "leverage": 1 to 20}} or '
     '{"action": "post", "content": text}.'
 )
+
+RULES = ("hold", "random", "momentum", "buy and hold", "headlines")
 
 Rule = Callable[[Snapshot, int, random.Random], Reading]
 """A trader without a model: snapshot, tick and a random stream to what it wants; it looks at the past."""
@@ -62,10 +72,9 @@ class Record:
 
     @property
     def rewards(self) -> list[float]:
-        """Reward of each decision: return of what it opened on the start money, 0 for anything else."""
+        """Reward of each decision: return of what it opened on the bankroll, 0 for anything else."""
         pnl = {position.number: position.pnl for position in self.account.positions}
-        start = self.account.equity[0] or 1.0
-        return [pnl[d.position] / start if d.position is not None else 0.0 for d in self.decisions]
+        return [pnl[d.position] / BANKROLL if d.position is not None else 0.0 for d in self.decisions]
 
 
 @dataclass(frozen=True)

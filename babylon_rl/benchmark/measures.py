@@ -14,6 +14,7 @@ from babylon_rl.benchmark.exam import Record
 from babylon_rl.benchmark.snapshot import Snapshot
 from babylon_rl.errors import BabylonError
 from babylon_rl.outcomes.pricing import PREDICTION
+from babylon_rl.simulation.trader import BANKROLL
 
 SECONDS_PER_YEAR = 365 * 24 * 3600
 
@@ -28,7 +29,7 @@ class Metrics:
 
     total_pnl: float
     total_return: float
-    """On the start money."""
+    """On the bankroll."""
     prediction_pnl: float
     total_positions: int
     """Prediction positions that were resolved."""
@@ -45,7 +46,7 @@ class Metrics:
     avg_pnl_per_trade: float
     liquidations: int
     max_drawdown: float
-    """Largest fall of equity from an earlier peak, as a share of that peak."""
+    """Largest fall of equity from an earlier peak, as a share of that peak; 1 where all of it was lost."""
     max_drawdown_usd: float
     sharpe: float
     """Mean over spread of the returns between decisions, by the square root of such stretches in a year."""
@@ -83,11 +84,10 @@ def measure(record: Record, snapshot: Snapshot) -> Metrics:
     prediction_pnl, perp_pnl = sum(p.pnl for p in bets), sum(p.pnl for p in trades)
     share, fall = drawdown(account.equity)
     times = [1000 * decision.seconds for decision in decided]
-    start = account.equity[0]
     return check(
         Metrics(
             total_pnl=prediction_pnl + perp_pnl,
-            total_return=(account.equity[-1] - start) / start if start else 0.0,
+            total_return=(account.equity[-1] - BANKROLL) / BANKROLL,
             prediction_pnl=prediction_pnl,
             total_positions=len(resolved),
             correct_predictions=correct,
@@ -121,14 +121,13 @@ def drawdown(equity: list[float]) -> tuple[float, float]:
     path = np.array(equity, dtype=float)
     peak = np.maximum.accumulate(path)
     share = np.divide(peak - path, peak, out=np.zeros_like(path), where=peak > 0)
-    return float(share.max(initial=0.0)), float((peak - path).max(initial=0.0))
+    return min(1.0, float(share.max(initial=0.0))), float((peak - path).max(initial=0.0))
 
 
 def returns_between_decisions(record: Record, snapshot: Snapshot) -> np.ndarray:
-    """Relative changes of equity from one decision to the next, and to the end."""
+    """Changes of equity over the bankroll from one decision to the next, and to the end."""
     path = record.account.equity
-    equity = np.array([*(path[tick] for tick in snapshot.decisions), path[-1]])
-    return np.divide(np.diff(equity), equity[:-1], out=np.zeros(equity.size - 1), where=equity[:-1] > 0)
+    return np.diff(np.array([*(path[tick] for tick in snapshot.decisions), path[-1]])) / BANKROLL
 
 
 def sharpe(returns: np.ndarray, snapshot: Snapshot) -> float:

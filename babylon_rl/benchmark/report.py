@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from babylon_rl.benchmark.comparison import Compared, Result, compare, mean_return, totals
+from babylon_rl.benchmark.exam import RULES
 from babylon_rl.benchmark.pictures import Point, curves, intervals
 
 _SHOWN = ("total_pnl", "total_return", "sharpe", "max_drawdown", "win_rate", "accuracy", "optimality_score")
@@ -100,8 +101,8 @@ def page(result: Result, compared: Sequence[Compared], extra: Mapping[str, str] 
             f"<style>{_STYLE}</style><h1>Examination</h1>",
             f"<p>{len(names)} players on {len(result.snapshots)} snapshots: ",
             f"{escape(', '.join(result.snapshots[:5]))}{' …' if len(result.snapshots) > 5 else ''}. ",
-            "Returns are on the start money. Intervals of differences are valid for any shape of losses; ",
-            "each further model spends a smaller share of the error.</p>",
+            "Returns are on the bankroll with which every hour begins. Intervals of differences are valid for ",
+            "any shape of losses; each further model spends a smaller share of the error.</p>",
             "<h2>Comparisons</h2>",
             _table(columns, verdicts),
             *(f"<p>{escape(one.player)}: {escape(one.reason)}.</p>" for one in compared),
@@ -151,15 +152,11 @@ def _pictures(result: Result, compared: Sequence[Compared]) -> list[str]:
     ]
     means = [(name, i) for name in result.names() if (i := mean_return(result, name)) is not None]
     found.append(intervals([(name, i.mean, i.low, i.high) for name, i in means], "Return per hour, 95 %"))
-    found.append(
-        curves(
-            {name: [Point(x, i.mean, i.low, i.high)] for x, (name, i) in enumerate(means)}
-            if len(means) < 2
-            else {"return per hour": [Point(x, i.mean, i.low, i.high) for x, (_, i) in enumerate(means)]},
-            "Learning curve: return per hour by checkpoint, in the order named",
-            names=[name for name, _ in means],
-        )
-    )
+    learned = [(name, i) for name, i in means if name not in RULES]
+    if len(learned) > 1:
+        points = [Point(x, i.mean, i.low, i.high) for x, (_, i) in enumerate(learned)]
+        title = "Learning curve: return per hour by checkpoint, in the order named"
+        found.append(curves({"return per hour": points}, title, names=[name for name, _ in learned]))
     for snapshot in result.snapshots[:4]:
         paths = {p.player: _thin(p.equity) for p in result.players if p.snapshot == snapshot}
         found.append(curves(paths, f"Equity in USD, {snapshot}", "tick"))

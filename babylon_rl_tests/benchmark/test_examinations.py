@@ -37,8 +37,8 @@ pytestmark = pytest.mark.anyio
 DAY = SnapshotConfig(seed=5, predictions=3)
 
 
-async def examined(*players: Player, seeds: int = 1) -> Result:
-    found, snapshots = [], [generate(SnapshotConfig(seed=seed)) for seed in range(seeds)]
+async def examined(*players: Player, seeds: int = 1, ticks: int = 288) -> Result:
+    found, snapshots = [], [generate(SnapshotConfig(seed=seed, ticks=ticks)) for seed in range(seeds)]
     for market in snapshots:
         found += [player_result(r, market, r.player) for r in await play(market, players)]
     return Result(snapshots=[market.id for market in snapshots], players=found)
@@ -109,11 +109,14 @@ def test_a_configuration_out_of_range_is_refused_by_name(name: str, value: int) 
 
 async def test_skill_shows_and_the_oracle_is_best() -> None:
     result = await examined(
-        Player("poor", policy=Skilled("p", 0.1)), Player("good", policy=Skilled("g", 0.9)), seeds=6
+        Player("poor", policy=Skilled("p", folly=0.5)),
+        Player("good", policy=Skilled("g", 1.0)),
+        seeds=96,
+        ticks=72,
     )
     [found] = compare(result)
     assert found.verdict == "better" and found.pnl_delta > 0 and found.optimality_delta > 0
-    assert found.difference["n"] == 6 * 24 and "hours" in found.reason
+    assert found.difference["n"] == 96 and "hours" in found.reason
 
 
 async def test_the_tiny_model_is_examined(base_engine: EmbeddedEngine) -> None:
@@ -136,6 +139,7 @@ async def test_money_adds_up() -> None:
         metrics = measure(record, market)
         assert record.account.equity[-1] == pytest.approx(1000 + metrics.total_pnl)
         assert not record.account.open and record.account.cash >= 0
+        assert len(record.account.equity) == market.ticks + 2
     bet = measure((await play(market, players[:1], view="full"))[0], market)
     assert bet.total_positions > 0 and bet.accuracy in (0.0, 1.0)
     assert bet.reputation_gained == (10 if market.predictions[0].outcome else -5) * bet.total_positions
@@ -145,7 +149,18 @@ async def test_money_adds_up() -> None:
 def test_drawdown_follows_time() -> None:
     assert drawdown([100, 120, 90, 110, 80, 130]) == (pytest.approx(40 / 120), 40)
     assert drawdown([100, 110, 120]) == (0.0, 0.0) and drawdown([]) == (0.0, 0.0)
-    assert drawdown([10, 0])[0] == 1.0
+    assert drawdown([10, 0])[0] == 1.0 == drawdown([10, -5])[0]
+
+
+async def test_every_hour_begins_with_the_bankroll_and_losses_are_counted() -> None:
+    """A trader that loses everything every hour loses more than it ever had, and trades on."""
+    prices = [100.0] + [100.0 * (0.5 if tick % 12 > 1 else 1.0) for tick in range(1, 61)]
+    market = Snapshot(seed=0, ticks=60, decisions=list(range(1, 60, 12)), perpetuals=[Perpetual("X", prices)])
+    answer = '{"action": "open_long", "market": "X", "amount": 9000, "leverage": 10}'
+    [record] = await play(market, [Player("gambler", policy=Fixed("g", answer))])
+    metrics = measure(record, market)
+    assert metrics.total_trades == metrics.liquidations == 5 and metrics.refused == 0
+    assert metrics.total_pnl == pytest.approx(-5 * 909) and metrics.max_drawdown == 1.0
 
 
 def test_sharpe_is_annualised_and_zero_without_spread() -> None:
@@ -173,7 +188,7 @@ async def test_momentum_follows_the_last_hour() -> None:
     rising = [100.0 * 1.01**t for t in range(37)]
     market = Snapshot(seed=0, ticks=36, decisions=[12, 24], perpetuals=[Perpetual("UP", rising)])
     [record] = await play(market, [Player("momentum", rule=rules(market)["momentum"])])
-    assert [p.side for p in record.account.positions] == ["long", "long"] and record.account.cash > 1000
+    assert [p.side for p in record.account.positions] == ["long", "long"] and record.account.equity[-1] > 1000
 
 
 async def test_alpha_is_spent_over_the_checkpoints_that_are_tried() -> None:
