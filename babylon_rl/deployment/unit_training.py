@@ -218,6 +218,7 @@ class _Attempt:
             "dataset",
             metadata={"sha256": self.job.batch.sha256, "episodes": self.job.batch.episodes},
             aliases=[self.job.name],
+            used=True,
         )
         folder = _folder(last.checkpoint)
         artifact = self.wandb.log_artifact(

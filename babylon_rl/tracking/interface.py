@@ -60,6 +60,7 @@ class Run(Protocol):
         metadata: Mapping[str, Any] | None = None,
         aliases: Sequence[str] = (),
         inputs: Sequence[LoggedArtifact] = (),
+        used: bool = False,
     ) -> LoggedArtifact:
         """Logs a file or a folder, or, without `path`, the metadata alone as a file of its own.
 
@@ -70,6 +71,8 @@ class Run(Protocol):
             metadata: JSON values. Goes to W&B: no prompts, outcomes or judge texts.
             aliases: Names of this version, such as a window's id or `production`.
             inputs: The artifacts that this one was made from; stored in the metadata as lineage.
+            used: The run reads the artifact and does not make it. W&B knows that online only; offline it is
+                logged like any other.
         """
         ...
 
@@ -110,6 +113,7 @@ class NullRun:
         metadata: Mapping[str, Any] | None = None,
         aliases: Sequence[str] = (),
         inputs: Sequence[LoggedArtifact] = (),
+        used: bool = False,
     ) -> LoggedArtifact:
         """Returns an artifact without a digest."""
         return LoggedArtifact(name, type, None, tuple(aliases))

@@ -3,7 +3,9 @@
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -18,6 +20,9 @@ T = TypeVar("T")
 
 STEP = "step"
 """The metric that all others are plotted over: W&B's own step refuses rows that come late or twice."""
+
+USE_TIMEOUT = 60.0
+"""Seconds that W&B may take to note which artifact a run has read; its library would wait for ever."""
 
 
 class WandbRun:
@@ -53,6 +58,7 @@ class WandbRun:
         metadata: Mapping[str, Any] | None = None,
         aliases: Sequence[str] = (),
         inputs: Sequence[LoggedArtifact] = (),
+        used: bool = False,
     ) -> LoggedArtifact:
         """Logs a file, a folder or metadata; see `Run.log_artifact`."""
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:128]
@@ -63,7 +69,10 @@ class WandbRun:
 
         def send(run: "wandb.Run") -> str:
             artifact = _artifact(name, type, path, described)
-            run.log_artifact(artifact, aliases=list(labels))
+            if used and self.mode == "online":
+                _within(USE_TIMEOUT, lambda: run.use_artifact(artifact, aliases=list(labels)))
+            else:
+                run.log_artifact(artifact, aliases=list(labels))
             return artifact.digest
 
         entry = {"name": name, "type": type, "path": path, "metadata": described, "aliases": labels}
@@ -112,6 +121,23 @@ class WandbRun:
                 file.write(json.dumps(record, default=str) + "\n")
         except OSError as error:
             logger.warning("W&B run %s: %s cannot be written either: %s", self.id, self._journal, error)
+
+
+def _within(seconds: float, action: Callable[[], object]) -> None:
+    """Runs something that has no timeout of its own; what hangs is left to a thread that ends with us."""
+    done: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(action())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="wandb-use").start()
+    try:
+        done.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
 
 
 def _artifact(name: str, type: str, path: Path | None, metadata: dict[str, Any]) -> "wandb.Artifact":
