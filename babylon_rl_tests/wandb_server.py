@@ -1,4 +1,4 @@
-"""W&B as its client sees it: a server on a socket that takes runs, metrics and artifacts, and remembers."""
+"""W&B as its client sees it: a server on a socket that takes runs, metrics and artifacts, and remembers.
 
     with WandbServer() as server:
         ...                       # wandb.init(..., settings=wandb.Settings(base_url=server.base_url))
