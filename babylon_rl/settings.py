@@ -29,7 +29,9 @@ from pydantic_settings import (
 )
 
 from babylon_rl.admin_fields import AdminFields
+from babylon_rl.alert_fields import AlertFields
 from babylon_rl.errors import BabylonError
+from babylon_rl.fanout_fields import FanoutFields
 from babylon_rl.judge_fields import JudgeFields
 from babylon_rl.seed_fields import SeedFields
 from babylon_rl.serving_fields import ServingFields
@@ -55,6 +57,8 @@ GROUPS: tuple[type[BaseSettings], ...] = (
     DeploymentFields,
     ServingFields,
     AdminFields,
+    AlertFields,
+    FanoutFields,
     TrackingFields,
     SeedFields,
 )
@@ -76,6 +80,8 @@ class Settings(
     DeploymentFields,
     ServingFields,
     AdminFields,
+    AlertFields,
+    FanoutFields,
     TrackingFields,
     SeedFields,
 ):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from babylon_rl.benchmark.rollouts import Play, play_here
 from babylon_rl.benchmark.statistics import Interval, paired_interval, studentised_interval, wilson_interval
 from babylon_rl.policy.chat import Policy
 from babylon_rl.simulation.market import VAULT_REGIMES, MarketPath, MarketSpec, generate_market
@@ -19,7 +20,6 @@ from babylon_rl.simulation.play import (
     RETURN_BOUND,
     Episode,
     headline_rule,
-    play_policy,
     play_rule,
     random_rule,
 )
@@ -85,12 +85,16 @@ class Standing:
         }
 
 
-async def contest(policies: Mapping[str, Policy], material: HeldOut) -> dict[str, Standing]:
-    """Let every policy play every market, and ``hold``, ``random`` and ``oracle`` beside them."""
-    standings = {
-        name: _standing(name, await play_policy(policy, material.markets, material.seeds))
-        for name, policy in policies.items()
-    }
+async def contest(
+    policies: Mapping[str, Policy], material: HeldOut, play: Play = play_here
+) -> dict[str, Standing]:
+    """Let every policy play every market, and ``hold``, ``random`` and ``oracle`` beside them.
+
+    Args:
+        play: where the rollouts are played; the standings are the same everywhere.
+    """
+    played = await play(policies, material.markets, material.seeds)
+    standings = {name: _standing(name, episodes) for name, episodes in played.items()}
     for name, rule in (("random", random_rule), ("oracle", headline_rule)):
         standings[name] = _standing(name, play_rule(rule, material.markets, material.seeds))
     idle = [Episode(0.0, standings["random"].decisions // len(material.seeds), 0, 0, 0, 0)]

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from babylon_rl.benchmark.arena import HeldOut
+from babylon_rl.benchmark.rollouts import Play, play_here
 from babylon_rl.benchmark.statistics import Interval, paired_interval
 from babylon_rl.outcomes.perpetuals import SIDES, value_perpetual
 from babylon_rl.policy.chat import Policy
 from babylon_rl.simulation.market import DECISION_TICKS, MarketPath
-from babylon_rl.simulation.play import RETURN_BOUND, play_policy
+from babylon_rl.simulation.play import RETURN_BOUND, Episode
 from babylon_rl.simulation.trader import BANKROLL, Decision, Order, parse_decision
 
 SEATS = 4
@@ -60,15 +61,23 @@ class Crowd:
 
 
 async def crowd(
-    candidate: Policy, incumbent: Policy, material: HeldOut, seats: int = SEATS, impact: float = 1.0
+    candidate: Policy,
+    incumbent: Policy,
+    material: HeldOut,
+    seats: int = SEATS,
+    impact: float = 1.0,
+    play: Play = play_here,
 ) -> Crowd:
     """Plays the populations on the given markets; each policy answers `seats` times per decision.
 
     Args:
         impact: Factor on the game's own price impact; 0 makes everybody a taker of prices.
+        play: Where the rollouts are played.
     """
-    first = await _choices(candidate, material, seats)
-    second = await _choices(incumbent, material, seats)
+    markets = [market for market in material.markets for _ in range(seats)]
+    seeds = [seed * seats + seat for seed in material.seeds for seat in range(seats)]
+    played = await play({"candidate": candidate, "incumbent": incumbent}, markets, seeds)
+    first, second = (_choices(markets, played[name], seats) for name in ("candidate", "incumbent"))
     incumbents, candidates = _returns(material, second, impact), _returns(material, first, impact)
     one, beside = np.zeros(len(material.seeds)), np.zeros(len(material.seeds))
     for seat in range(seats):
@@ -106,10 +115,7 @@ def entry_prices(price: float, orders: Sequence[Order], impact: float = 1.0) -> 
     return prices
 
 
-async def _choices(policy: Policy, material: HeldOut, seats: int) -> Choices:
-    markets = [market for market in material.markets for _ in range(seats)]
-    seeds = [seed * seats + seat for seed in material.seeds for seat in range(seats)]
-    episodes = await play_policy(policy, markets, seeds)
+def _choices(markets: Sequence[MarketPath], episodes: Sequence[Episode], seats: int) -> Choices:
     decided = [
         [parse_decision(answer.content, market.spec.tickers) for _, answer in episode.calls]
         for market, episode in zip(markets, episodes, strict=True)

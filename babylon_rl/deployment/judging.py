@@ -31,10 +31,10 @@ from babylon_rl.benchmark.gate import decide
 from babylon_rl.benchmark.statistics import Interval, alpha_for
 from babylon_rl.database.connection import Databases
 from babylon_rl.deployment import registry
+from babylon_rl.deployment.contestants import open_contestants
 from babylon_rl.deployment.errors import ProjectionConflictError
 from babylon_rl.deployment.projection import project_improvement, project_model
 from babylon_rl.deployment.registry import ModelRecord
-from babylon_rl.deployment.storage import open_engine
 from babylon_rl.deployment.verdicts import (
     BenchmarkRecord,
     candidate_number,
@@ -42,7 +42,7 @@ from babylon_rl.deployment.verdicts import (
     record_benchmark,
 )
 from babylon_rl.deployment.versions import BASE
-from babylon_rl.settings import Settings
+from babylon_rl.settings import Settings, get_settings
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,10 @@ async def _judge(db: Databases, settings: Settings, version: str, windows: int) 
     number = await candidate_number(db.rl, candidate.version, incumbent.version)
     alpha = alpha_for(number, settings.gate_alpha)
     material = held_out(content_key(candidate), windows)
-    engines = {model.version: open_engine(model) for model in (candidate, incumbent, base)}
-    standings = await contest(engines, material)
+    some = HeldOut(material.key, material.markets[:CROWD_WINDOWS], material.seeds[:CROWD_WINDOWS])
+    async with open_contestants(settings, (candidate, incumbent, base)) as (engines, play):
+        standings = await contest(engines, material, play)
+        populations = await crowd(engines[candidate.version], engines[incumbent.version], some, play=play)
     one, other = standings[candidate.version], standings[incumbent.version]
     verdict = decide(
         difference(one, other, alpha),
@@ -104,8 +106,7 @@ async def _judge(db: Databases, settings: Settings, version: str, windows: int) 
         over_base=difference(one, standings[base.version]),
         threshold=settings.gate_threshold,
     )
-    some = HeldOut(material.key, material.markets[:CROWD_WINDOWS], material.seeds[:CROWD_WINDOWS])
-    together = (await crowd(engines[candidate.version], engines[incumbent.version], some)).summary()
+    together = populations.summary()
     explanation = explain(
         verdict,
         candidate=candidate.version,
@@ -149,7 +150,8 @@ async def open_vault(db: Databases, version: str, windows: int = VAULT_WINDOWS) 
     model = await registry.get(db.rl, version)
     base = await registry.get(db.rl, str(BASE))
     material = held_out(content_key(model), windows, vault=True)
-    standings = await contest({m.version: open_engine(m) for m in (model, base)}, material)
+    async with open_contestants(get_settings(), (model, base)) as (engines, play):
+        standings = await contest(engines, material, play)
     gain = difference(standings[model.version], standings[base.version])
     summaries = {name: standing.summary() for name, standing in standings.items()}
     await record_benchmark(
