@@ -43,6 +43,10 @@ DISTINCTIVE = 8
 _ANSWER = r"(?:outcome|resolve[sd]?(?:\s+to)?|answer|result)\W{0,5}(?:is|was|will be|=)?\W{0,5}"
 
 
+_STATED = re.compile(f"{_ANSWER}(?:YES|NO)\\b", re.IGNORECASE)
+"""Without it no message states any answer, which spares the search for each market."""
+
+
 @dataclass(frozen=True)
 class Leak:
     """One finding."""
@@ -63,7 +67,7 @@ def scan(
         outcomes: the window's ground truth; without it only the markers are looked for.
     """
     patterns = _patterns(outcomes)
-    paraphrases = Paraphrases(outcomes) if outcomes else None
+    paraphrases = _prepared(outcomes) if outcomes else None
     known: dict[str, list[tuple[str, str]]] = {}
     found = []
     for messages in conversations:
@@ -75,12 +79,23 @@ def scan(
     return found
 
 
+_latest: list[tuple[WindowOutcomes, Paraphrases]] = []
+
+
+def _prepared(outcomes: WindowOutcomes) -> Paraphrases:
+    """Scans come episode by episode of one window: what the window knows is prepared once."""
+    if not _latest or _latest[0][0] is not outcomes:
+        _latest[:] = [(outcomes, Paraphrases(outcomes))]
+    return _latest[0][1]
+
+
 def _findings(
     text: str, patterns: Sequence[tuple[str, re.Pattern[str]]], paraphrases: Paraphrases | None
 ) -> list[tuple[str, str]]:
     found = []
+    stated = _STATED.search(text)
     for kind, pattern in patterns:
-        if match := pattern.search(text):
+        if (kind == "marker" or stated) and (match := pattern.search(text)):
             found.append((kind, text[max(0, match.start() - 20) : match.end() + 20]))
     if paraphrases is not None and not any(kind == "answer" for kind, _ in found):
         found += [(kind, sentence[:EXCERPT]) for kind, sentence in paraphrases.find(text)]

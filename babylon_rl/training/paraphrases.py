@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from babylon_rl.outcomes.window_outcomes import PredictionOutcome, StockOutcome, WindowOutcomes
 
@@ -81,6 +82,9 @@ class Paraphrases:
     def __init__(self, outcomes: WindowOutcomes) -> None:
         self._questions = [q for market in outcomes.predictions if (q := _question(market)) is not None]
         self._stocks = [_stock(stock) for stock in outcomes.stocks]
+        # The agents of a window are shown the same sentences, in the same order more often than not.
+        self._answers: dict[tuple[str, ...], bool] = {}
+        self._prices: dict[str, bool] = {}
 
     def find(self, text: str) -> Iterator[tuple[str, str]]:
         """Kind (`paraphrase` or `price`) and sentence of each leak in a message."""
@@ -88,17 +92,26 @@ class Paraphrases:
         if not _CUE.search(plain):
             return
         sentences = [part.strip() for part in _SENTENCE.split(plain) if part.strip()]
-        tokens = [stems(sentence) for sentence in sentences]
         for index, sentence in enumerate(sentences):
-            following = index + 1 < len(sentences)
-            if self._tells_answer(sentence, tokens[index]):
+            following = sentences[index + 1 : index + 2]
+            if self._answered(sentence):
                 yield "paraphrase", sentence
-            elif following and not self._tells_answer(sentences[index + 1], tokens[index + 1]):
-                both = f"{sentence} {sentences[index + 1]}"
-                if self._tells_answer(both, tokens[index] + tokens[index + 1]):
-                    yield "paraphrase", both
-            if any(_tells_price(stock, tokens[index]) for stock in self._stocks):
+            elif following and not self._answered(*following) and self._answered(sentence, *following):
+                yield "paraphrase", f"{sentence} {following[0]}"
+            if self._priced(sentence):
                 yield "price", sentence
+
+    def _answered(self, *sentences: str) -> bool:
+        if sentences not in self._answers:
+            words = [word for sentence in sentences for word in stems(sentence)]
+            self._answers[sentences] = self._tells_answer(" ".join(sentences), words)
+        return self._answers[sentences]
+
+    def _priced(self, sentence: str) -> bool:
+        if sentence not in self._prices:
+            words = stems(sentence)
+            self._prices[sentence] = any(_tells_price(stock, words) for stock in self._stocks)
+        return self._prices[sentence]
 
     def _tells_answer(self, sentence: str, words: Sequence[str]) -> bool:
         own = set(words)
@@ -116,7 +129,8 @@ class Paraphrases:
         return False
 
 
-def stems(text: str) -> list[str]:
+@lru_cache(maxsize=1 << 15)  # agents of one window are shown the same sentences
+def stems(text: str) -> tuple[str, ...]:
     """The words of a text without case, accents, endings and spelling of numbers; order is kept."""
     found = []
     for match in _WORD.finditer(_CONTRACTION.sub(r"\1 not", _plain(text))):
@@ -125,10 +139,12 @@ def stems(text: str) -> list[str]:
             found.append(match[1].replace(",", "") if not match[2] else f"{value:g}")
         else:
             found.append(_stem(match[0]))
-    return found
+    return tuple(found)
 
 
 def _plain(text: str) -> str:
+    if text.isascii():
+        return text.lower()
     folded = unicodedata.normalize("NFKD", text).casefold()
     return "".join(c for c in folded if not unicodedata.combining(c))
 
