@@ -2,7 +2,16 @@
 
 import dagster as dg
 
-from babylon_rl.orchestration import assets, checks, jobs, schedules, sensors, upkeep, window_training
+from babylon_rl.orchestration import (
+    alert_sensors,
+    assets,
+    checks,
+    jobs,
+    schedules,
+    sensors,
+    upkeep,
+    window_training,
+)
 from babylon_rl.orchestration.resources import (
     ArtifactStoreResource,
     ArtResource,
@@ -21,7 +30,7 @@ defs = dg.Definitions(
         upkeep.upkeep_job,
         window_training.window_training_job,
     ],
-    sensors=[sensors.window_readiness, sensors.run_failures],
+    sensors=[sensors.window_readiness, alert_sensors.run_failures, alert_sensors.alerts],
     schedules=[schedules.daily_training, upkeep.nightly_upkeep],
     resources={
         "postgres": PostgresResource(),

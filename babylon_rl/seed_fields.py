@@ -58,7 +58,6 @@ class SeedFields(BaseSettings):
     # Serving and operations
     wandb_model: str | None = not_yet("the gateway")
     deployment_strategy: str | None = not_yet("gradual rollout")
-    discord_webhook_url: SecretStr | None = not_yet("alerts")
     github_token: SecretStr | None = games("Dagster starts training, not a workflow at GitHub")
     github_repo: str | None = games("Dagster starts training, not a workflow at GitHub")
     blob_read_write_token: SecretStr | None = replaced("ARTIFACT_URL; nothing is stored in public blobs")

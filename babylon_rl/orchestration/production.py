@@ -32,8 +32,8 @@ FRESH = 300.0
 """Seconds since its last sign of life within which a daemon counts as running."""
 STRICTEST_ALPHA = 0.1
 DAEMONS = ("SENSOR", "SCHEDULER", "QUEUED_RUN_COORDINATOR")
-WATCHING = ("run_failures", "window_readiness")
-"""Sensors that must run: one reports failures, the other notices that windows wait."""
+WATCHING = ("run_failures", "alerts", "window_readiness")
+"""Sensors that must run: two call somebody, the other notices that windows wait."""
 
 _SECRETS = ("WANDB_API_KEY", "DATABASE_URL", "RL_DATABASE_URL", "OPENAI_API_KEY", "JUDGE_API_KEY")
 _ACTIVE = """
@@ -140,9 +140,9 @@ def _watched(settings: Settings) -> list[Finding]:
         return [Finding("bad", WATCHED, text)]
     if stopped:
         return [Finding("bad", WATCHED, f"turned off: {', '.join(stopped)}; turn it on in the Dagster UI")]
-    findings = [Finding("ok", WATCHED, f"the daemon runs, with {' and '.join(WATCHING)}")]
-    if settings.discord_webhook_url is None:
-        text = "DISCORD_WEBHOOK_URL is not set: failures are in the log file and the UI, nobody is called"
+    findings = [Finding("ok", WATCHED, f"the daemon runs, with {', '.join(WATCHING)}")]
+    if settings.alert_webhook_url is None and settings.discord_webhook_url is None:
+        text = "ALERT_WEBHOOK_URL is not set: alerts are in the log file and the UI, nobody is called"
         findings.append(Finding("note", WATCHED, text))
     return findings
 

@@ -1,4 +1,4 @@
-"""Sensors: windows that became ready, and runs that failed."""
+"""`window_readiness`: requests the windows that became ready, and says what the others wait for."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -95,16 +95,3 @@ def _repository(context: dg.SensorEvaluationContext) -> dg.RepositoryDefinition:
     if context.repository_def is None:
         raise dg.DagsterInvariantViolationError("the sensor runs outside of a repository")
     return context.repository_def
-
-
-@dg.run_failure_sensor(
-    name="run_failures",
-    default_status=STANDING.sensor,
-    monitor_all_code_locations=False,
-    description="Writes each failed run to the daemon's log with its partition and first error.",
-)
-def run_failures(context: dg.RunFailureSensorContext) -> None:
-    run = context.dagster_run
-    partition = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_start", "")
-    message = context.failure_event.message or "no message"
-    context.log.error(f"{run.job_name} {partition} failed (run {run.run_id}): {message}")
