@@ -14,8 +14,11 @@ from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.deployment.verdicts import BenchmarkRecord
 from babylon_rl.deployment.versions import parse_version
 
-_RATIOS = re.compile(r"ratio|effective_sample|importance|clip|probs_corr|kl")
+_RATIOS = re.compile(r"ratio(?!_max)|second_moment|probs_corr|kl_")
 """Step metrics that say how far the data are from the policy that learns from them."""
+
+_SHARES = re.compile(r"(?:clip|vetoed|masked|truncated|effective|logprobs)\w*_share")
+"""Step metrics that say what became of the tokens for it."""
 
 _REWARD_AND_PNL = """
 WITH newest AS (
@@ -68,8 +71,17 @@ async def recorded_rewards(
 
 
 def importance_ratios(steps: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the optimiser's steps say about ratios, clipping and effective sample size, step by step."""
-    names = sorted({name for step in steps for name in step if _RATIOS.search(name.lower())})
+    """What the optimiser's steps say about the ratios of probabilities, step by step."""
+    return _by_step(steps, _RATIOS, "Importance ratios by optimiser step")
+
+
+def token_shares(steps: Sequence[Mapping[str, Any]]) -> str | None:
+    """Shares of clipped, truncated and masked tokens and of the effective sample size, step by step."""
+    return _by_step(steps, _SHARES, "Shares of tokens by optimiser step")
+
+
+def _by_step(steps: Sequence[Mapping[str, Any]], wanted: re.Pattern[str], title: str) -> str | None:
+    names = sorted({name for step in steps for name in step if wanted.search(name.lower())})
     series = {
         name: [
             Point(number, float(value), float(value), float(value))
@@ -79,7 +91,7 @@ def importance_ratios(steps: Sequence[Mapping[str, Any]]) -> str | None:
         for name in names
     }
     series = {name: points for name, points in series.items() if points}
-    return curves(series, "Importance ratios by optimiser step", "step")
+    return curves(series, title, "step")
 
 
 def steps_of(model: ModelRecord) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from babylon_rl.orchestration.model_pictures import (
     recorded_rewards,
     reward_against_pnl,
     steps_of,
+    token_shares,
 )
 from babylon_rl.orchestration.verdict_views import COLUMNS, verdict_rows
 
@@ -34,6 +35,7 @@ async def verdict_page(db: Databases, horizon: str = "1h") -> str:
             f"Importance ratios of {trained.version}" if trained else "Importance ratios",
             importance_ratios(steps_of(trained)) if trained else None,
         ),
+        ("Shares of tokens", token_shares(steps_of(trained)) if trained else None),
     ]
     return "".join(
         [

@@ -21,13 +21,23 @@ from babylon_rl.orchestration.model_pictures import (
     recorded_rewards,
     reward_against_pnl,
     steps_of,
+    token_shares,
 )
 from babylon_rl.orchestration.verdict_page import verdict_page
 from babylon_rl.orchestration.verdict_views import COLUMNS, verdict_rows, verdicts_table
 
 pytestmark = pytest.mark.anyio
 
-STEPS = [{"train/ratio_mean": 1.0 + i / 10, "loss/train": 0.1, "clip_share": 0.01 * i} for i in range(5)]
+STEPS = [
+    {
+        "off_policy/ratio_mean": 1.0 + i / 10,
+        "off_policy/ratio_max": 900.0,
+        "loss/train": 0.1,
+        "off_policy/clipped_share": 0.01 * i,
+        "off_policy/effective_sample_size": 5000.0,
+    }
+    for i in range(5)
+]
 
 
 @pytest.fixture
@@ -90,8 +100,10 @@ async def test_the_learning_curve_has_a_point_per_judged_checkpoint(rl: asyncpg.
 async def test_ratios_are_drawn_where_a_backend_reports_them(rl: asyncpg.Connection) -> None:
     model = await registry.get(rl, "v0.0.1")
     svg = importance_ratios(steps_of(model))
-    assert svg is not None and "train/ratio_mean" in svg and "clip_share" in svg and "loss/train" not in svg
-    assert importance_ratios([{"loss/train": 1.0}]) is None
+    assert svg is not None and svg.count("<polyline") == 1, "the mean alone; a maximum would hide it"
+    shares = token_shares(steps_of(model))
+    assert shares is not None and shares.count("<polyline") == 1
+    assert token_shares([]) is None and importance_ratios([{"loss/train": 1.0}]) is None
     assert steps_of(await registry.get(rl, "v0.0.0")) == []
 
 
@@ -117,6 +129,6 @@ async def test_reward_against_pnl(rl: asyncpg.Connection) -> None:
 
 async def test_the_page_of_verdicts_needs_nothing_but_itself(rl: asyncpg.Connection, tmp_path: Path) -> None:
     html = await verdict_page(Databases(game=rl, rl=rl))
-    assert html.count("<svg") == 2 and "nothing to draw yet" in html, "no episode was scored"
+    assert html.count("<svg") == 3 and "nothing to draw yet" in html, "no episode was scored"
     assert "the paragraph of v0.0.2 &lt;b&gt;" in html and "Importance ratios of v0.0.3" in html
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|<script|<link|<img", html)

@@ -9,7 +9,7 @@ from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS
 from babylon_rl.orchestration.assets.training_batch import training_batch
 from babylon_rl.orchestration.charts import as_markdown
-from babylon_rl.orchestration.model_pictures import importance_ratios, steps_of
+from babylon_rl.orchestration.model_pictures import importance_ratios, steps_of, token_shares
 from babylon_rl.orchestration.partitions import ONE_DAY, PREVIOUS_DAY, daily
 from babylon_rl.orchestration.reporting import Metadata, numbers
 from babylon_rl.orchestration.resources import (
@@ -85,6 +85,9 @@ def _metadata(training: DayTraining) -> Metadata:
         "calls/trained": batch.calls,
         "importance ratios": dg.MetadataValue.md(
             as_markdown(importance_ratios(steps_of(training.model)), "Importance ratios")
+        ),
+        "token shares": dg.MetadataValue.md(
+            as_markdown(token_shares(steps_of(training.model)), "Shares of tokens")
         ),
         # Losses of single steps are a curve for W&B, not a figure of the day.
         **numbers({key: value for key, value in metrics.items() if isinstance(value, int | float)}),
