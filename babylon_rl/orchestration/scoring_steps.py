@@ -16,18 +16,15 @@ import asyncpg
 
 from babylon_rl.database.connection import Databases
 from babylon_rl.records.store import Artifact, ArtifactStore
-from babylon_rl.scoring.frozen import LoadedWindow, load_window
+from babylon_rl.scoring.frozen import KeptWindow, read_frozen
 from babylon_rl.scoring.groups import IMMATURE, UNJUDGED, to_records
 from babylon_rl.scoring.judge.history import EarlierScores, earlier_scores, project, store_run
-from babylon_rl.scoring.pipeline import in_order
-from babylon_rl.scoring.scorers import JUDGED, Connect, open_scorer
+from babylon_rl.scoring.scorers import JUDGED, Connect
+from babylon_rl.scoring.stream import score_stream
 from babylon_rl.scoring.window_scorer import ScoredWindow
 from babylon_rl.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-AHEAD = 4
-"""Windows that are read while all places at the judge are taken."""
 
 _SETTLED = """
 UPDATE rl.recorded_windows
@@ -87,16 +84,13 @@ async def score_windows(
     judged = settings.scorer in JUDGED
     whole = judged or settings.scorer == "function"
 
-    async def frozen() -> AsyncIterator[LoadedWindow]:
+    async def frozen() -> AsyncIterator[KeptWindow]:
         for window_id in window_ids:
-            yield await load_window(db.rl, store, window_id, horizon=settings.training_horizon, whole=whole)
+            yield await read_frozen(db.rl, store, window_id, horizon=settings.training_horizon, whole=whole)
 
-    async with open_scorer(settings, connect) as scorer:
-        at_once = settings.judge_concurrency + AHEAD if judged else 1
-        async for window, found in in_order(frozen(), lambda w: scorer.score(w.window), at_once):
-            scored = window.complete(found)
-            earlier = await earlier_scores(db.rl, scored.group.window_id) if scored.judgments else None
-            yield StoredWindow(scored, await _store(db, store, scored, settings), earlier)
+    async for scored in score_stream(frozen(), settings, connect):
+        earlier = await earlier_scores(db.rl, scored.group.window_id) if scored.judgments else None
+        yield StoredWindow(scored, await _store(db, store, scored, settings), earlier)
 
 
 async def _store(db: Databases, store: ArtifactStore, scored: ScoredWindow, settings: Settings) -> Artifact:

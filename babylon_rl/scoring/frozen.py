@@ -6,7 +6,8 @@ import asyncpg
 import msgspec
 
 from babylon_rl.outcomes.market import load_outcomes
-from babylon_rl.outcomes.pricing import load_order_values
+from babylon_rl.outcomes.pricing import OrderValue, load_order_values
+from babylon_rl.outcomes.window_outcomes import WindowOutcomes
 from babylon_rl.records.lean import decode_lean_record
 from babylon_rl.records.reader import WindowRead
 from babylon_rl.records.store import ArtifactStore
@@ -45,10 +46,38 @@ class LoadedWindow(msgspec.Struct):
         return ScoredWindow(group, scored.run, scored.judgments)
 
 
-async def load_window(
+class KeptWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """A window as it is stored; small to keep and to send, decoded by whoever scores it."""
+
+    window_id: str
+    lines: list[bytes]
+    """The snapshot's records."""
+    kept: bool
+    """Whether there is a snapshot."""
+    settled: bool
+    orders: list[OrderValue] | None
+    outcomes: WindowOutcomes | None
+    horizon: str
+    whole: bool
+
+    def load(self) -> LoadedWindow:
+        """Decodes the records and builds the episodes."""
+        decode = decode_record if self.whole else decode_lean_record
+        read = WindowRead(self.window_id, [decode(line) for line in self.lines], {}, [])  # type: ignore[arg-type]
+        episodes = build_episodes(read, self.orders, horizon=self.horizon)
+        missing = None
+        if not self.kept:
+            missing = "trajectories"
+        elif episodes and not self.settled:
+            missing = "market_outcomes"
+        window = WindowToScore(self.window_id, episodes, self.outcomes)
+        return LoadedWindow(window, missing, [] if self.whole else self.lines)
+
+
+async def read_frozen(
     rl: asyncpg.Connection, store: ArtifactStore, window_id: str, *, horizon: str, whole: bool
-) -> LoadedWindow:
-    """Reads a window from its stored snapshot.
+) -> KeptWindow:
+    """Reads a window's stored snapshot, and what its orders and its hour came to.
 
     Args:
         rl: Connection to the database with schema `rl`; for outcomes, under a role that may read them.
@@ -62,19 +91,21 @@ async def load_window(
     """
     state = await rl.fetchrow(_STATE, window_id)
     uri = state["snapshot_uri"] if state else None
-    lines = store.lines(uri) if uri else []
     settled = state is not None and state["outcomes_status"] == SETTLED
-    orders = await load_order_values(rl, window_id) if settled else None
-    if whole:
-        read = WindowRead(window_id, [decode_record(line) for line in lines], {}, [])
-        episodes = build_episodes(read, orders, horizon=horizon)
-    else:
-        lean = WindowRead(window_id, [decode_lean_record(line) for line in lines], {}, [])
-        episodes = build_episodes(lean, orders, horizon=horizon)
-    missing = None
-    if uri is None:
-        missing = "trajectories"
-    elif episodes and not settled:
-        missing = "market_outcomes"
-    outcomes = await load_outcomes(rl, window_id) if whole and settled else None
-    return LoadedWindow(WindowToScore(window_id, episodes, outcomes), missing, [] if whole else lines)
+    return KeptWindow(
+        window_id=window_id,
+        lines=list(store.lines(uri)) if uri else [],
+        kept=uri is not None,
+        settled=settled,
+        orders=await load_order_values(rl, window_id) if settled else None,
+        outcomes=await load_outcomes(rl, window_id) if whole and settled else None,
+        horizon=horizon,
+        whole=whole,
+    )
+
+
+async def load_window(
+    rl: asyncpg.Connection, store: ArtifactStore, window_id: str, *, horizon: str, whole: bool
+) -> LoadedWindow:
+    """Reads and decodes a window; see `read_frozen`."""
+    return (await read_frozen(rl, store, window_id, horizon=horizon, whole=whole)).load()

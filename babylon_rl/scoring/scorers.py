@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from babylon_rl.scoring.judge.ledger import Ledger
     from babylon_rl.scoring.judge.panel import Panel
     from babylon_rl.scoring.judge.rubric import Rubric
+    from babylon_rl.scoring.judge.ruler import RulerRules
 
 JUDGED = ("ruler", "ruler_with_heuristic_check")
 """Scorers that ask a judge."""
@@ -70,31 +71,53 @@ async def open_scorer(settings: Settings, connect: Connect) -> AsyncIterator[Win
 @asynccontextmanager
 async def open_ruler(settings: Settings, connect: Connect) -> AsyncIterator[WindowScorer]:
     """Opens the RULER scorer; see `open_scorer`."""
+    async with AsyncExitStack() as stack:
+        panels = await open_judges(stack, settings, connect)
+        yield ruler_of(panels, ruler_rules(settings), settings)
+
+
+async def open_judges(stack: AsyncExitStack, settings: Settings, connect: Connect) -> "list[Panel]":
+    """Opens the judge and, where one is set, the second one, with their books; closed with the stack.
+
+    Raises:
+        JudgeSetupError: One of them cannot be asked.
+    """
     from babylon_rl.scoring.judge.ledger import Ledger
-    from babylon_rl.scoring.judge.redaction import known_secrets
     from babylon_rl.scoring.judge.rubric import load_rubric
-    from babylon_rl.scoring.judge.ruler import RulerRules, RulerScorer
 
     rubric = load_rubric(settings.judge_rubric)
     models = [settings.judge_model, *filter(None, [settings.judge_second_model])]
+    db = await stack.enter_async_context(connect())
+    ledger = Ledger(db.rl, settings.judge_daily_budget_usd)
+    return await open_panels(stack, settings, ledger, [(model, rubric) for model in models])
+
+
+def ruler_rules(settings: Settings) -> "RulerRules":
+    """Returns how windows are judged, with the secrets of this process."""
+    from babylon_rl.scoring.judge.redaction import known_secrets
+    from babylon_rl.scoring.judge.ruler import RulerRules
+
+    return RulerRules(
+        min_agents=settings.min_agents_per_window,
+        episode_tokens=settings.judge_episode_tokens,
+        alarm_correlation=settings.judge_alarm_correlation,
+        target_per_day=settings.target_trajectories,
+        max_dropout=settings.max_dropout,
+        secrets=tuple(known_secrets(settings)),
+    )
+
+
+def ruler_of(panels: "Sequence[Panel]", rules: "RulerRules", settings: Settings) -> WindowScorer:
+    """Returns the RULER scorer of one panel, or of two, the second for what the first leaves doubtful."""
+    from babylon_rl.scoring.judge.ruler import RulerScorer
+
     with_check = settings.scorer == "ruler_with_heuristic_check"
-    async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(connect())
-        ledger = Ledger(db.rl, settings.judge_daily_budget_usd)
-        panels = await open_panels(stack, settings, ledger, [(model, rubric) for model in models])
-        yield RulerScorer(
-            panels[0],
-            RulerRules(
-                min_agents=settings.min_agents_per_window,
-                episode_tokens=settings.judge_episode_tokens,
-                alarm_correlation=settings.judge_alarm_correlation,
-                target_per_day=settings.target_trajectories,
-                max_dropout=settings.max_dropout,
-                secrets=tuple(known_secrets(settings)),
-            ),
-            second=panels[1] if len(panels) > 1 else None,
-            check=local_scorer(settings, settings.judge_check_scorer) if with_check else None,
-        )
+    return RulerScorer(
+        panels[0],
+        rules,
+        second=panels[1] if len(panels) > 1 else None,
+        check=local_scorer(settings, settings.judge_check_scorer) if with_check else None,
+    )
 
 
 async def open_panels(

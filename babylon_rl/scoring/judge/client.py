@@ -126,6 +126,10 @@ class JudgeClient:
         asked = prompts.input_tokens(self.rubric, truth, tokens, count)
         return asked + prompts.output_tokens(count) <= self.address.context_tokens
 
+    def key(self, truth: dict[str, Any], shown: Sequence[EpisodeView]) -> str:
+        """Returns the hash under which the verdict on these episodes, in this order, is kept."""
+        return cache_key(self._parameters, truth, [view.digest for view in shown])
+
     async def judge(
         self,
         window_id: str,
@@ -144,7 +148,7 @@ class JudgeClient:
             UnusableReplyError: Also the last attempt gave no valid answer.
             BudgetReachedError: The next request could exceed the budget.
         """
-        key = cache_key(self._parameters, truth, [view.digest for view in shown])
+        key = self.key(truth, shown)
         kept = await self._cache.get(key)
         if kept is not None:
             usage.cached += 1
