@@ -19,6 +19,7 @@ from babylon_rl.commands import (
     lineage,
     models,
     replay,
+    service,
     services,
     simulation,
     train,
@@ -79,6 +80,7 @@ db_app.command()(database.dsn)
 app.add_typer(judge.app, name="judge")
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(train.app, name="train")
+app.add_typer(service.app, name="service")
 
 
 @app.callback()

@@ -178,7 +178,8 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = [name.upper() for name, field in Settings.model_fields.items() if is_secret(field)]
     assert {"DATABASE_URL", "WANDB_API_KEY", "OPENAI_API_KEY", "CRON_SECRET"} <= set(secrets)
     for name in secrets:
-        monkeypatch.setenv(name, "postgresql://me:hush-hush@db/babylon")
+        scheme = "https" if name.endswith("WEBHOOK_URL") else "postgresql"
+        monkeypatch.setenv(name, f"{scheme}://me:hush-hush@db/babylon")
     settings = Settings()
     assert "hush-hush" not in f"{settings!r} {settings} {settings.model_dump()} {settings.warnings()}"
     message = refusal(monkeypatch, DATABASE_URL="mysql://me:hush-hush@db/babylon", SCORER="x")
