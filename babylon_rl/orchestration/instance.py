@@ -57,12 +57,14 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
-    """Creates DAGSTER_HOME, links `dagster.yaml` into it and exports the variables; safe to repeat.
+    """Creates DAGSTER_HOME, links the instance file into it and exports the variables; safe to repeat.
+
+    The file is DAGSTER_INSTANCE_FILE, else the repository's `dagster.yaml`.
 
     Raises:
         DagsterHomeError: A file that is not ours stands in the way.
     """
-    source = _repository_file("dagster.yaml")
+    source = _repository_file(settings.dagster_instance_file or "dagster.yaml").resolve()
     environment = dagster_environment(settings)
     home = Path(environment["DAGSTER_HOME"])
     home.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,7 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def _repository_file(name: str) -> Path:
+def _repository_file(name: str | Path) -> Path:
     path = REPOSITORY / name
     if not path.is_file():
         raise DagsterHomeError(
