@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_RAY := $(VENV)/.installed-ray
 # Python 3.11 or newer; name another one with `make install PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -25,6 +26,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(INSTALLED_RAY): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	@touch $@
+
 demo: install ## simulated days of trading, training, benchmark, deployment and one answer; prints a table
 	$(BIN)/babylon demo
 
@@ -34,7 +39,7 @@ dev: install ## the Dagster UI on http://127.0.0.1:3000, the gateway, the dashbo
 test: install ## the tests of every day, on every core
 	$(BIN)/python -m pytest -m "not long" -n auto --maxprocesses 8 --dist loadfile
 
-test-all: install ## the long tests, which `make test` leaves out
+test-all: install $(INSTALLED_RAY) ## the long tests, which `make test` leaves out
 	$(BIN)/python -m pytest -m long
 
 lint: install ## ruff (rules and format) and pyright

@@ -1,5 +1,6 @@
 """Skips that cannot hide: under BABYLON_REQUIRE_ALL=1 (continuous integration) they fail."""
 
+import importlib.util
 import os
 import shutil
 from typing import NoReturn
@@ -22,3 +23,9 @@ def require_tool(name: str) -> str:
     """The path of a program that the test needs; skips where it is not installed."""
     path = shutil.which(name)
     return path if path is not None else skip(f"{name} is not installed")
+
+
+def require_module(name: str) -> None:
+    """Skips where an optional package is not installed."""
+    if importlib.util.find_spec(name) is None:
+        skip(f"the Python package {name} is not installed (extra `{name}`)")
