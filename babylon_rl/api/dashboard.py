@@ -61,6 +61,11 @@ SELECT coalesce(ended_at, updated_at), 'error', 'job',
        format('Job of %s failed: %s', day, coalesce(error, ''))
   FROM rl.training_jobs WHERE status = 'failed'
 UNION ALL
+-- what somebody was called about; silence and quarantine are read live below
+SELECT last_at, CASE WHEN kind = 'failed_gate' THEN 'warning' ELSE 'error' END, kind,
+       reason || CASE WHEN count > 1 THEN format(' (%s times)', count) ELSE '' END
+  FROM rl.alerts WHERE kind NOT IN ('quarantine', 'no_data')
+UNION ALL
 SELECT checked_at, 'error', 'canary', format('The canary of %s failed: %s', version, reason)
   FROM rl.canaries WHERE NOT passed
 UNION ALL
@@ -133,7 +138,8 @@ async def _alerts(rl: asyncpg.Connection, stale: int) -> list[dict[str, Any]]:
             text = f"Nothing was recorded for {hours:.0f} hours"
             found.insert(0, {"at": last["at"], "level": "warning", "topic": "collection", "text": text})
     if stale:
-        text = f"{stale} windows changed after they were scored and wait to be scored again"
+        windows = "1 window" if stale == 1 else f"{stale} windows"
+        text = f"{windows} changed after being scored and must be scored again"
         found.append({"at": now, "level": "warning", "topic": "stale", "text": text})
     return [{**alert, "at": iso(alert["at"]), "text": _short(alert["text"])} for alert in found]
 

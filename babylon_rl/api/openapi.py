@@ -27,7 +27,6 @@ _REFUSALS = {
     409: "It cannot be done in the present state; `error` says why.",
     413: "The body is too large.",
     429: "Too many wrong tokens.",
-    501: "This strategy is not available.",
     502: "Dagster refused.",
     503: "The database or Dagster is away, or no token is configured.",
 }
@@ -82,7 +81,7 @@ def describe() -> dict[str, Any]:
                 "post": _operation(
                     "deployModel",
                     {200: DEPLOYED},
-                    (400, 404, 409, 413, 501),
+                    (400, 404, 409, 413),
                     {
                         "modelVersion": _VERSION,
                         "strategy": {

@@ -1,5 +1,7 @@
 """The databases of the admin process: pools that only read, and a connection that may write when one must."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
@@ -18,6 +20,7 @@ from babylon_rl.settings import Settings
 READER, TRAINER = "babylon_reader", "babylon_trainer"
 LARGEST = 4
 SECONDS = 20.0
+ADDRESS_SECONDS = 30.0
 
 
 class Pools:
@@ -26,11 +29,13 @@ class Pools:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pools: dict[str, asyncpg.Pool] = {}
+        self._found: tuple[str, str] | None = None
+        self._found_at = 0.0
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Databases]:
         """Connections of the role `babylon_reader`."""
-        game, rl = resolve_dsn(self._settings), resolve_rl_dsn(self._settings)
+        game, rl = await self._addresses()
         # A pool lends proxies, which do what connections do.
         async with (await self._pool(game)).acquire() as lent:
             connection = cast(asyncpg.Connection, lent)
@@ -50,6 +55,16 @@ class Pools:
         for pool in self._pools.values():
             pool.terminate()
         self._pools.clear()
+
+    async def _addresses(self) -> tuple[str, str]:
+        """Of the game and of `rl`; whether the embedded server runs is not asked each time."""
+        now = time.monotonic()
+        if self._found is None or now - self._found_at > ADDRESS_SECONDS:
+            self._found = await asyncio.to_thread(
+                lambda: (resolve_dsn(self._settings), resolve_rl_dsn(self._settings))
+            )
+            self._found_at = now
+        return self._found
 
     async def _pool(self, dsn: str) -> asyncpg.Pool:
         if dsn not in self._pools:

@@ -31,7 +31,7 @@ async def release(db: Databases, settings: Settings, body: DeployBody) -> dict[s
     if strategy == "test" and not body.testAgentIds:
         raise AdminError(400, "testAgentIds: strategy test needs the agents that try the model")
     if strategy != "immediate":
-        raise AdminError(501, f"strategy: {body.strategy} is not built yet", "Send immediate.")
+        raise AdminError(409, f"strategy: {body.strategy} is not available yet", "Send immediate.")
     deployment = await deploy(
         db.rl, _game(db, settings), body.modelVersion, reason=body.reason, verdict_required=not body.force
     )

@@ -153,3 +153,29 @@ def test_a_database_that_is_away_is_a_503(settings: Settings) -> None:
         answer = admin.get("/api/admin/training/status")
         assert answer.status_code == 503 and "hunter2" not in answer.text
         assert admin.get("/health", token=None).status_code == 503
+
+
+def test_alerts_are_what_went_wrong_lately(settings: Settings, dsn: str) -> None:
+    record_day(dsn, windows=1)
+    execute(
+        dsn,
+        """INSERT INTO rl.alerts (kind, key, reason, count)
+           VALUES ('failed_run', 'daily', 'the run fell over', 3),
+                  ('failed_gate', 'v0.0.4', 'v0.0.4 was rejected', 1)""",
+        """INSERT INTO rl.training_units (unit_key, batch_sha256, day, backend, status, error, completed_at)
+           VALUES ('u', 'b', '2026-10-02', 'embedded', 'failed', 'out of memory', now()),
+                  ('w', 'b', '2026-10-01', 'embedded', 'failed', 'long ago', now() - interval '9 days')""",
+        "INSERT INTO rl.canaries (version, passed, reason) VALUES ('v0.0.3', false, 'same as the base')",
+        """INSERT INTO rl.quarantine (trajectory_id, window_id, reason, detail, first_seen)
+           VALUES ('t', '2026-10-02T00:00', 'malformed_step', 'x', now())""",
+        "UPDATE rl.recorded_windows SET fingerprint = 'changed'",
+    )
+    with Admin(admin_settings(settings)) as admin:
+        body = admin.get("/api/admin/training/dashboard").json()
+    told = {alert["topic"]: alert for alert in body["alerts"]}
+    assert told["failed_run"]["text"] == "the run fell over (3 times)"
+    assert told["training"]["text"] == "Training of 2026-10-02 failed: out of memory"
+    assert "same as the base" in told["canary"]["text"] and told["failed_gate"]["level"] == "warning"
+    assert "malformed_step" in told["quarantine"]["text"] and "1 window changed" in told["stale"]["text"]
+    assert body["status"] == "degraded" and len(body["staleWindows"]) == 1
+    assert body["windows"][0]["stale"] is True
