@@ -51,11 +51,14 @@ SELECT window_id, rows, agents, taken IS NOT NULL AND taken <> fingerprint AS st
 """
 
 _SPAN = "SELECT min(window_id) AS first, max(window_id) AS last FROM rl.window_rows"
-# Also windows that another process than the sensor found to be changed.
+# By content, not by when it was found: a window that was found during a tick, or that did not fit into one,
+# is found again by the next. $1 helps where the content at the last scoring is not known.
 _LATE_WINDOWS = """
-SELECT window_id FROM rl.recorded_windows
- WHERE due AND window_id < $2 AND (taken <> fingerprint OR stale_reason IS NOT NULL OR seen_at > $1)
- ORDER BY window_id
+SELECT r.window_id FROM rl.recorded_windows r LEFT JOIN rl.window_state s USING (window_id)
+ WHERE r.due AND r.window_id < $2
+   AND (r.taken <> r.fingerprint OR r.stale_reason IS NOT NULL OR r.seen_at > $1
+        OR r.taken IS NULL AND (s.group_status IS NULL OR r.seen_at > s.updated_at))
+ ORDER BY r.window_id LIMIT $3
 """
 
 _DAYS = """
@@ -206,9 +209,13 @@ async def recorded_span(rl: asyncpg.Connection) -> tuple[str, str] | None:
     return (row["first"], row["last"]) if row and row["first"] else None
 
 
-async def late_windows(rl: asyncpg.Connection, since: datetime, before: str) -> list[str]:
-    """Returns the windows older than `before` that are stale, or whose content changed after `since`."""
-    return [row["window_id"] for row in await rl.fetch(_LATE_WINDOWS, since, before)]
+async def late_windows(
+    rl: asyncpg.Connection, since: datetime, before: str, *, limit: int = 1000
+) -> list[str]:
+    """Returns the windows older than `before` that are stale, were never scored with the rows that they have
+    now, or whose content changed after `since`; oldest first, at most `limit`.
+    """
+    return [row["window_id"] for row in await rl.fetch(_LATE_WINDOWS, since, before, limit)]
 
 
 async def read_windows(
