@@ -116,6 +116,9 @@ class RayWorkers:
                         f"the Ray node {address} gave no answer in {PROBE_SECONDS:g} s",
                         "Look at its logs, or take it out of the cluster; then run this again.",
                     ) from None
+                except _gone(self._ray):
+                    logger.warning("the Ray node %s was lost a moment ago; going on without it", address)
+                    continue
                 _compare(address, self._identity, theirs)
 
     async def _run(self, function: Callable[[Item], Result], item: Item) -> Result:
@@ -181,6 +184,12 @@ def _compare(node: str, ours: dict[str, str], theirs: dict[str, str]) -> None:
     found = differences(ours, theirs)
     if found is not None:
         raise WrongCodeError(f"the Ray node {node} {found}", SAME_CODE)
+
+
+def _gone(ray: Any) -> tuple[type[Exception], ...]:
+    """What asking a node comes to that died and is still on the list."""
+    e = ray.exceptions
+    return e.TaskUnschedulableError, e.WorkerCrashedError, e.NodeDiedError
 
 
 def _working(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
