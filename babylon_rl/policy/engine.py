@@ -16,6 +16,7 @@ import numpy as np
 
 from babylon_rl.policy.chat import ChatAnswer, ChatRequest, TokenSink
 from babylon_rl.policy.checkpoints import load_checkpoint
+from babylon_rl.policy.control_tokens import neutral_messages
 from babylon_rl.policy.errors import PromptTooLongError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class EmbeddedEngine:
             PromptTooLongError: prompt and answer do not fit the model's context.
         """
         encoded = self.tokenizer.apply_chat_template(
-            list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=True
+            neutral_messages(request.messages), add_generation_prompt=True, tokenize=True, return_dict=True
         )
         ids = list(encoded["input_ids"])  # type: ignore[index]
         if len(ids) + request.max_tokens > self.context_length:
@@ -101,7 +102,12 @@ class EmbeddedEngine:
     def _sample_batch(
         self, requests: Sequence[ChatRequest], start: int, on_token: TokenSink | None
     ) -> list[ChatAnswer]:
-        prompts = [self.encode(request) for request in requests]
+        known: dict[str, list[int]] = {}
+        prompts = [
+            known.get(key := repr((request.messages, request.max_tokens)))
+            or known.setdefault(key, self.encode(request))
+            for request in requests
+        ]
         sink = None if on_token is None else lambda row, *token: on_token(start + row, *token)
         token_ids, logprobs = self._generate(prompts, requests, sink)
         return [
@@ -131,16 +137,18 @@ class EmbeddedEngine:
     def _generate(
         self, prompts: list[list[int]], requests: Sequence[ChatRequest], on_token: TokenSink | None
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Sample until every sequence has ended or reached its own limit."""
+        """Sample until every sequence has ended or reached its own limit; equal prompts are read once."""
         import torch
         from transformers import DynamicCache
 
         device, eos = self.model.device, self.tokenizer.eos_token_id
-        batch, longest = len(prompts), max(map(len, prompts))
+        distinct = {prompt: number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        copies = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device)
+        longest = max(map(len, prompts))
         steps = max(request.max_tokens for request in requests)
-        ids = torch.full((batch, longest), cast(int, self.tokenizer.pad_token_id), dtype=torch.long)
-        mask = torch.zeros((batch, longest + steps), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
+        ids = torch.full((len(distinct), longest), cast(int, self.tokenizer.pad_token_id), dtype=torch.long)
+        mask = torch.zeros((len(distinct), longest + steps), dtype=torch.long)
+        for row, prompt in enumerate(distinct):
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         ids, mask = ids.to(device), mask.to(device)
@@ -150,7 +158,7 @@ class EmbeddedEngine:
         top_p = _top_p(requests, device)
         token_ids: list[list[int]] = [[] for _ in prompts]
         logprobs: list[list[float]] = [[] for _ in prompts]
-        alive = set(range(batch))
+        alive = set(range(len(prompts)))
         cache = DynamicCache(config=self.model.config)
         with torch.inference_mode():
             for step in range(steps):
@@ -162,7 +170,11 @@ class EmbeddedEngine:
                     use_cache=True,
                     logits_to_keep=1,
                 )
-                chosen, values = _choose(output.logits[:, -1].float(), temperature, top_p, uniforms[:, step])
+                logits = output.logits[:, -1].float()
+                if step == 0 and len(distinct) < len(prompts):
+                    logits, mask, positions = logits[copies], mask[copies], positions[copies]
+                    cache.batch_select_indices(copies)
+                chosen, values = _choose(logits, temperature, top_p, uniforms[:, step])
                 tokens, log_probabilities = chosen.tolist(), values.tolist()
                 for row in list(alive):
                     token_ids[row].append(tokens[row])

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MIN_WINDOWS = 6
 """Below this many windows their variance says nothing, and the step is taken whole."""
 
+MAX_PARTS = 24
+"""A day's windows; where there are more, such as a group for each prompt, neighbours are taken together."""
+
 
 def signal_share(
     windows: "Sequence[torch.Tensor]",
@@ -33,9 +36,11 @@ def signal_share(
     """
     import torch
 
-    n = len(windows)
-    if n < MIN_WINDOWS:
+    if len(windows) < MIN_WINDOWS:
         return 1.0
+    size = -(-len(windows) // MAX_PARTS)
+    windows = [torch.cat(list(windows[first : first + size])) for first in range(0, len(windows), size)]
+    n = len(windows)
     total = [torch.zeros_like(parameter) for parameter in parameters]
     squares = [torch.zeros_like(parameter) for parameter in parameters]
     for rows in windows:
