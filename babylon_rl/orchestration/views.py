@@ -12,6 +12,7 @@ from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.orchestration.readiness import (
     DayFacts,
     WindowFacts,
+    due_windows,
     judge_window,
     read_days,
     read_windows,
@@ -65,6 +66,27 @@ def explain_window(window: WindowFacts, settings: Settings) -> tuple[bool, str]:
         f"next: {verdict.verdict}, {verdict.reason}",
     ]
     return window.group_status == "scored", "\n".join(lines)
+
+
+async def changed_windows(rl: asyncpg.Connection) -> list[WindowFacts]:
+    """Returns every scored window about which something has changed since, oldest first."""
+    due = [window.window_id for window in await due_windows(rl)]
+    if not due:
+        return []
+    facts = await read_windows(rl, due[0], due[0], due)
+    return [window for window in facts if window.stale]
+
+
+def changed_table(facts: Sequence[WindowFacts]) -> Table:
+    """Returns one line per changed window: what Dagster cannot show as stale."""
+    table = _table("changed window", "group", "what changed", "since")
+    for window in facts:
+        table.add_row(
+            window.window_id,
+            *map(_text, (window.group_status, window.stale)),
+            f"{window.seen_at:%Y-%m-%d %H:%M}" if window.seen_at else "–",
+        )
+    return table
 
 
 def days_table(days: Iterable[DayFacts], trained: set[str], settings: Settings) -> Table:

@@ -4,6 +4,7 @@ The hourly assets are asynchronous generators without a return annotation: Dagst
 function for the type of its output.
 """
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -40,7 +41,12 @@ def retry_on_lost_database() -> Iterator[None]:
         ConnectionError,
         TimeoutError,
     ) as lost:
-        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_SECONDS) from lost
+        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=with_jitter(RETRY_SECONDS)) from lost
+
+
+def with_jitter(seconds: float) -> float:
+    """Returns half to one and a half times as long: runs that failed together must not come back together."""
+    return seconds * random.uniform(0.5, 1.5)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from babylon_rl.orchestration.assets.common import (
     log_lineage,
     retry_on_lost_database,
     stop_on_wrong_setup,
+    with_jitter,
 )
 from babylon_rl.orchestration.assets.market_outcomes import market_outcomes
 from babylon_rl.orchestration.assets.trajectories import trajectories
@@ -77,7 +78,7 @@ async def scored_groups(
                 reports.append(PartitionReport(group.window_id, done.file.sha256, shown))
     if passing and context.retry_number < JUDGE_RETRIES:
         # Windows that were judged are not paid for again.
-        raise dg.RetryRequested(JUDGE_RETRIES, JUDGE_RETRY_SECONDS)
+        raise dg.RetryRequested(JUDGE_RETRIES, with_jitter(JUDGE_RETRY_SECONDS))
     log_lineage(context, wandb, reports)
     async for result in materialize_each(context, reports):
         yield result

@@ -1,0 +1,32 @@
+"""The table of changed windows of `babylon status`: what Dagster cannot show as stale."""
+
+import asyncpg
+import pytest
+from rich.console import Console
+
+from babylon_rl.orchestration.views import changed_table, changed_windows
+
+
+@pytest.mark.anyio
+async def test_scored_windows_that_changed_are_listed_with_the_reason(connection: asyncpg.Connection):
+    assert await changed_windows(connection) == []
+    for hour, taken, reason in ((1, "old", None), (2, "now", "its outcomes changed"), (3, "now", None)):
+        window_id = f"2026-10-02T{hour:02d}:00"
+        await connection.execute(
+            "INSERT INTO rl.recorded_windows (window_id, rows, agents, fingerprint, taken, taken_rows,"
+            " stale_reason, settled) VALUES ($1, 4, 3, 'now', $2, 3, $3::text, $3::text IS NULL)",
+            window_id,
+            taken,
+            reason,
+        )
+        await connection.execute(
+            "INSERT INTO rl.window_state (window_id, group_status) VALUES ($1, 'scored')", window_id
+        )
+    changed = await changed_windows(connection)
+    assert [(w.window_id[-5:], w.stale) for w in changed] == [
+        ("01:00", "3 rows when it was scored and 4 now"),
+        ("02:00", "its outcomes changed"),
+    ]
+    console = Console(width=120, record=True, quiet=True)
+    console.print(changed_table(changed))
+    assert "its outcomes changed" in console.export_text()
