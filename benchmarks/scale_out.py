@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer markets and rounds")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     arguments = parser.parse_args()
-    windows, rounds = (512, 2) if arguments.quick else (4 * GATE_WINDOWS, 5)
+    windows, rounds = (512, 2) if arguments.quick else (GATE_WINDOWS, 7)
     result = asyncio.run(measure(windows, rounds))
     result |= {"quick": arguments.quick, "machine": machine("ray", "dagster-ray", "torch", "numpy")}
     print(f"{windows} markets, {len(NAMES)} policies, medians of {rounds} rounds in turns")
