@@ -9,10 +9,14 @@ from babylon_rl.api.errors import AdminError
 from babylon_rl.api.formats import iso
 from babylon_rl.database.connection import Databases
 from babylon_rl.deployment.deploy import Deployment, current, deploy, rollback
+from babylon_rl.deployment.registry import get
 from babylon_rl.settings import Settings
 
 STRATEGIES = {"replace": "immediate", "blue-green": "immediate", "canary": "gradual"}
 """Names of the old configuration, and what they mean here."""
+
+AVAILABLE = ("immediate",)
+"""Strategies that the deployment room has; the dashboard offers these."""
 
 _AGENTS = "SELECT count(DISTINCT agent_id)::int FROM rl.window_rows WHERE excluded IS NULL"
 _OPEN = """
@@ -28,9 +32,10 @@ async def release(db: Databases, settings: Settings, body: DeployBody) -> dict[s
         DeploymentError: the version is unknown, not ready, or not promoted.
     """
     strategy = STRATEGIES.get(body.strategy, body.strategy)
+    await get(db.rl, body.modelVersion)
     if strategy == "test" and not body.testAgentIds:
         raise AdminError(400, "testAgentIds: strategy test needs the agents that try the model")
-    if strategy != "immediate":
+    if strategy not in AVAILABLE:
         raise AdminError(409, f"strategy: {body.strategy} is not available yet", "Send immediate.")
     deployment = await deploy(
         db.rl, _game(db, settings), body.modelVersion, reason=body.reason, verdict_required=not body.force
@@ -59,7 +64,7 @@ async def read_rollout(rl: asyncpg.Connection) -> dict[str, Any]:
         kept = ("version", "percentage", "reason")
         return {**{key: row[key] for key in kept}, "startedAt": iso(row["started_at"])}
 
-    return {"active": one("active"), "candidate": one("candidate")}
+    return {"active": one("active"), "candidate": one("candidate"), "strategies": list(AVAILABLE)}
 
 
 async def _answer(rl: asyncpg.Connection, deployment: Deployment) -> dict[str, Any]:

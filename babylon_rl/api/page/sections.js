@@ -175,12 +175,12 @@ function models(data, width, act) {
     ["Against its incumbent", "plot", plot],
     ["Agents", "n", (m) => count(m.agentsUsing)],
     ["Calls 24 h", "n", (m) => count(m.calls24h)],
-    ["", "act", (m) => m.version === active || !["ready", "archived", "deployed"].includes(m.status) ? "" : h("button", { class: "small", onclick: () => askDeploy(m, act), "aria-label": `Deploy ${m.version}` }, "Deploy…")],
+    ["", "act", (m) => m.version === active || !["ready", "archived", "deployed"].includes(m.status) ? "" : h("button", { class: "small", onclick: () => askDeploy(m, data.rollout.strategies, act), "aria-label": `Deploy ${m.version}` }, "Deploy…")],
   ], shown, "No model is registered yet."), data.models.length > FIRST_MODELS ? h("div", { class: "actions" }, more) : ""];
 }
 
-function askDeploy(model, act) {
-  const strategy = h("select", { id: "strategy" }, ["gradual", "immediate", "test"].map((name) => h("option", { value: name }, { gradual: "Gradual: some agents first", immediate: "Immediate: all agents at once", test: "Test: named agents only" }[name])));
+function askDeploy(model, strategies, act) {
+  const strategy = h("select", { id: "strategy" }, strategies.map((name) => h("option", { value: name }, { gradual: "Gradual: some agents first", immediate: "Immediate: all agents at once", test: "Test: named agents only" }[name])));
   const percentage = h("input", { id: "percentage", type: "number", min: 0, max: 100, step: "any", value: 10, required: true });
   const agents = h("input", { id: "agents", placeholder: "agent-1, agent-2" });
   const force = h("input", { type: "checkbox", id: "against" });
