@@ -51,6 +51,25 @@ class HyperparameterFields(BaseSettings):
     training_epsilon: float | None = Field(
         None, gt=0, description="Clipping of the importance ratio. Embedded: 0.2 (PPO) where unset."
     )
+    importance_sampling: Literal["token", "sequence"] | None = Field(
+        None, description="Importance ratio of each token, or of whole answers. token where unset."
+    )
+    truncated_importance: float | None = Field(
+        None,
+        ge=1,
+        description="Cap of the weight from the recorded policy to the parent (2 is usual). Unset: none.",
+    )
+    negative_veto: float | None = Field(
+        None,
+        gt=0,
+        description="Leaves out bad answers that the parent would hardly give: log ratio below minus this.",
+    )
+    second_moment: float | None = Field(
+        None, gt=0, description="Bound of the mean squared log ratio (0.04 is usual). Unset: none."
+    )
+    scale_rewards: bool | None = Field(
+        None, description="Divide advantages by their window's deviation. Off: it makes quiet hours loud."
+    )
     training_seed: int | None = Field(None, ge=0, description="Seed of the training. 0 where unset.")
     training_precision: Literal["auto", "float32", "bfloat16"] | None = Field(
         None, description="Arithmetic of the forward pass. auto, where unset: bfloat16 on a GPU."

@@ -27,7 +27,7 @@ from babylon_rl.settings import Settings
 from babylon_rl.training.backends import choose_backend
 from babylon_rl.training.batch import READY, build_side_batch, load_batch
 from babylon_rl.training.chunks import cut
-from babylon_rl.training.conversion import to_art_groups
+from babylon_rl.training.conversion import to_art_groups, tokenizer_for
 from babylon_rl.training.embedded import EmbeddedBackend, Progress
 from babylon_rl.training.embedded_trainer import identity
 from babylon_rl.training.errors import EmptyBatchError
@@ -105,7 +105,7 @@ async def reproduce(
             try:
                 await backend.train(
                     network,
-                    to_art_groups(chunk.episodes),
+                    to_art_groups(chunk.episodes, tokenizer_for(chunk.episodes, backend.checkpoint)),
                     output=target,
                     config=config,
                     manifest={"base_model": model.base_model, **identity(chunk)},

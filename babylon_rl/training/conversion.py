@@ -3,17 +3,25 @@
 Every recorded call is one history of its own. The tokens are passed as ``token_id:N`` with the log-
 probabilities of the distribution they were sampled from, so that ART trains on the recorded ids and never re-
 tokenises an answer.
+
+Text without log-probabilities (another model's, or a recorder's that kept none) needs the tokenizer of the
+model that is trained; its log-probabilities are NaN, which stands for "as the parent would". Without a
+tokenizer it is left out: a backend that is sent such text trains nothing of it.
 """
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from babylon_rl.policy.chat import Message
+from babylon_rl.policy.control_tokens import neutral_messages, neutralise
 
 if TYPE_CHECKING:
     import art
     from openai.types.chat.chat_completion import Choice
-
-from babylon_rl.policy.chat import Message
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,9 @@ class TrainableCall:
     messages: Sequence[Message]
     content: str
     token_ids: Sequence[int]
+    """Empty for text of another vocabulary."""
     logprobs: Sequence[float]
+    """Empty where nobody recorded them."""
     finish_reason: str
 
 
@@ -38,14 +48,23 @@ class TrainableEpisode:
     calls: Sequence[TrainableCall]
 
 
-def to_art_groups(episodes: Iterable[TrainableEpisode]) -> "list[art.TrajectoryGroup]":
-    """One ART group per window, in the order in which the windows first appear."""
+def to_art_groups(
+    episodes: Iterable[TrainableEpisode], tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> "list[art.TrajectoryGroup]":
+    """One ART group per window, in the order in which the windows first appear.
+
+    Args:
+        tokenizer: Of the model that is trained; reads text without log-probabilities.
+    """
     from babylon_rl.training.art_import import import_art
 
     art = import_art()
     windows: dict[str, list[Any]] = {}
     for episode in episodes:
-        histories = [_messages_and_choice(call) for call in episode.calls]
+        calls = [read for call in episode.calls if (read := _with_tokens(call, tokenizer)) is not None]
+        if not calls:
+            continue
+        histories = [_messages_and_choice(call) for call in calls]
         windows.setdefault(episode.window_id, []).append(
             art.Trajectory(
                 messages_and_choices=histories[0],
@@ -62,8 +81,33 @@ def to_art_groups(episodes: Iterable[TrainableEpisode]) -> "list[art.TrajectoryG
     ]
 
 
+def _with_tokens(call: TrainableCall, tokenizer: "PreTrainedTokenizerBase | None") -> TrainableCall | None:
+    """The call with a log-probability per token; None if it has none and there is no tokenizer."""
+    if call.logprobs:
+        return call
+    if tokenizer is None:
+        return None
+    ids = list(call.token_ids) or text_tokens(call.content, tokenizer)
+    return replace(call, token_ids=ids, logprobs=[math.nan] * len(ids))
+
+
+def tokenizer_for(episodes: Iterable[TrainableEpisode], checkpoint: Path) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer of a checkpoint, where some of the text needs one."""
+    from babylon_rl.policy.checkpoints import load_checkpoint
+
+    if all(call.logprobs for episode in episodes for call in episode.calls):
+        return None
+    return load_checkpoint(checkpoint)[1]
+
+
+def text_tokens(content: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens of an answer that was recorded as text, with the end of the turn."""
+    ids = list(tokenizer.encode(neutralise(content), add_special_tokens=False))
+    return ids if tokenizer.eos_token_id is None else [*ids, int(tokenizer.eos_token_id)]  # type: ignore[arg-type]
+
+
 def _messages_and_choice(call: TrainableCall) -> list[Any]:
-    return [*({"role": m["role"], "content": m["content"]} for m in call.messages), _choice(call)]
+    return [*neutral_messages(call.messages), _choice(call)]
 
 
 def _choice(call: TrainableCall) -> "Choice":

@@ -8,7 +8,7 @@ from babylon_rl.policy.checkpoints import read_manifest, verify_checkpoint
 from babylon_rl.policy.errors import CheckpointError
 from babylon_rl.training.chunk_ledger import ChunkLedger
 from babylon_rl.training.chunks import Chunk
-from babylon_rl.training.conversion import to_art_groups
+from babylon_rl.training.conversion import to_art_groups, tokenizer_for
 from babylon_rl.training.embedded import EmbeddedBackend, EmbeddedTrainConfig
 from babylon_rl.training.errors import EmptyBatchError
 from babylon_rl.training.gradient import Progress
@@ -73,7 +73,7 @@ class EmbeddedTrainer:
         try:
             result = await self._backend.train(
                 self._model,
-                to_art_groups(chunk.episodes),
+                to_art_groups(chunk.episodes, tokenizer_for(chunk.episodes, self._backend.checkpoint)),
                 output=path,
                 config=self._config,
                 manifest={**self._manifest, **identity(chunk)},

@@ -12,9 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from babylon_rl.training.errors import EmptyBatchError, TrainingDivergedError
+from babylon_rl.training.off_policy import correct, step_ratios
 from babylon_rl.training.optimizer_state import OptimizerState
 from babylon_rl.training.recipe import EmbeddedTrainConfig
 from babylon_rl.training.reliability import signal_share
+from babylon_rl.training.token_logprobs import at_tokens, batch_of, reference_logprobs, token_logprobs
 
 if TYPE_CHECKING:
     import art
@@ -25,9 +27,6 @@ Progress = Callable[[int, int, dict[str, float]], None]
 """Receives optimiser steps done, their total, and the metrics of the last one."""
 
 Batch = "dict[str, torch.Tensor]"
-
-REFERENCE_ROWS = 64
-"""Rows per forward pass where no gradient is needed."""
 
 
 def optimise(
@@ -56,11 +55,12 @@ def optimise(
     import torch
 
     with _seeded(config.seed):
-        packed = _pack(tokenizer, groups)
+        packed = _pack(tokenizer, groups, scale_rewards=config.scale_rewards)
     rows = packed["tokens"].shape[0]
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if config.kl_penalty > 0:
-        packed["ref_logprobs"] = _reference_logprobs(reference or model, packed)
+        packed["ref_logprobs"] = reference_logprobs(reference or model, packed)
+    found = correct(packed, at_tokens(reference_logprobs(model, packed)), config)
     share = _signal_share(model, packed, config)
     config = replace(config, learning_rate=config.learning_rate * share)
     optimiser = torch.optim.AdamW(trained.values(), lr=config.learning_rate, weight_decay=0.0)
@@ -81,6 +81,7 @@ def optimise(
             metrics.append(
                 {
                     **measured,
+                    **found,
                     "loss/grad_norm": norm.item(),
                     "loss/learning_rate": rate,
                     "data/signal_share": share,
@@ -103,7 +104,7 @@ def _signal_share(model: "PreTrainedModel", packed: dict[str, Any], config: Embe
     windows = [(groups == group).nonzero()[:, 0] for group in groups.unique()]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     share = signal_share(
-        windows, parameters, lambda rows: _loss(model, _batch(model, packed, rows), config).policy_loss
+        windows, parameters, lambda rows: _loss(model, batch_of(model, packed, rows), config)[0].policy_loss
     )
     return max(share, config.smallest_step)
 
@@ -127,15 +128,16 @@ def _accumulate(
     tokens = float(packed["assistant_mask"][_joined(micro_batches)].sum())
     measured: list[dict[str, float]] = []
     for chosen in micro_batches:
-        batch = _batch(model, packed, chosen)
+        batch = batch_of(model, packed, chosen)
         share = float(batch["assistant_mask"].sum()) / tokens
-        loss = _loss(model, batch, config)
+        loss, new_logprobs = _loss(model, batch, config)
         policy_loss = loss.policy_loss if len(micro_batches) == 1 else loss.policy_loss * share
         policy_loss.backward()
         values = {
             "loss/train": loss.policy_loss.item(),
             "loss/entropy": loss.entropy.item(),
             "loss/probs_corr": loss.probs_corr.item(),
+            **step_ratios(batch, new_logprobs, config.epsilon),
         }
         if loss.kl_policy_ref is not None:
             values["loss/kl_policy_ref"] = loss.kl_policy_ref.item()
@@ -152,12 +154,6 @@ def _joined(micro_batches: "tuple[torch.Tensor, ...]") -> "torch.Tensor":
     return torch.cat(micro_batches)
 
 
-def _batch(
-    model: "PreTrainedModel", packed: dict[str, Any], chosen: "torch.Tensor"
-) -> "dict[str, torch.Tensor]":
-    return {name: value[chosen].to(model.device) for name, value in packed.items() if hasattr(value, "dim")}
-
-
 def _warm_up(optimiser: "torch.optim.Optimizer", config: EmbeddedTrainConfig, step: int) -> float:
     """Set and return the learning rate of a step; the first one is 1."""
     rate = config.learning_rate
@@ -168,23 +164,9 @@ def _warm_up(optimiser: "torch.optim.Optimizer", config: EmbeddedTrainConfig, st
     return rate
 
 
-def _reference_logprobs(reference: "PreTrainedModel", packed: dict[str, Any]) -> "torch.Tensor":
-    """Log-probabilities under the reference, aligned like those of `_token_logprobs`; on the CPU."""
-    import torch
-
-    was_training = reference.training
-    reference.eval()
-    rows = torch.arange(packed["tokens"].shape[0])
-    with torch.no_grad():
-        parts = [
-            _token_logprobs(reference, _batch(reference, packed, chosen))[0].cpu()
-            for chosen in rows.split(REFERENCE_ROWS)
-        ]
-    reference.train(was_training)
-    return torch.cat(parts)
-
-
-def _pack(tokenizer: "PreTrainedTokenizerBase", groups: "list[art.TrajectoryGroup]") -> dict[str, Any]:
+def _pack(
+    tokenizer: "PreTrainedTokenizerBase", groups: "list[art.TrajectoryGroup]", *, scale_rewards: bool = False
+) -> dict[str, Any]:
     """One row per history, right-padded; shapes ``(rows, longest)``. Rows do not share prompts."""
     from art.preprocessing.pack import packed_tensors_from_tokenized_results
     from art.preprocessing.tokenize import tokenize_trajectory_groups
@@ -202,6 +184,8 @@ def _pack(tokenizer: "PreTrainedTokenizerBase", groups: "list[art.TrajectoryGrou
     # which also has members that are not trained.
     for result in results:
         result.advantage = result.trajectory.reward
+    if scale_rewards:
+        _scale(results, groups)
     results = [result for result in results if result.advantage != 0]
     if not results:
         raise EmptyBatchError("No group of this batch has a spread of rewards and recorded log-probabilities")
@@ -219,38 +203,38 @@ def _pack(tokenizer: "PreTrainedTokenizerBase", groups: "list[art.TrajectoryGrou
     )
 
 
-def _loss(model: "PreTrainedModel", batch: "dict[str, torch.Tensor]", config: EmbeddedTrainConfig) -> Any:
-    """ART's PPO loss of one batch."""
+def _scale(results: list[Any], groups: "list[art.TrajectoryGroup]") -> None:
+    """Divide each advantage by the standard deviation of those of its window."""
+    import statistics
+
+    deviations = {
+        id(trajectory): statistics.pstdev(member.reward for member in group.trajectories)
+        for group in groups
+        for trajectory in group.trajectories
+    }
+    for result in results:
+        result.advantage /= deviations[id(result.trajectory)] or 1.0
+
+
+def _loss(
+    model: "PreTrainedModel", batch: "dict[str, torch.Tensor]", config: EmbeddedTrainConfig
+) -> "tuple[Any, torch.Tensor]":
+    """ART's PPO loss of one batch, and the log-probabilities that it was made of."""
     import torch
     from art.loss import loss_fn
 
     half = torch.autocast(model.device.type, torch.bfloat16)
     with half if config.precision == "bfloat16" else nullcontext():
-        new_logprobs, entropies = _token_logprobs(model, batch)
-    options: Any = {"ppo": True, "epsilon": config.epsilon, "kl_penalty_coef": config.kl_penalty}
-    return loss_fn(cast(Any, batch), new_logprobs, batch.get("ref_logprobs"), entropies, options)
-
-
-def _token_logprobs(
-    model: "PreTrainedModel", batch: "dict[str, torch.Tensor]"
-) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Log-probability of each answer's next token and entropy of its distribution, zero elsewhere.
-
-    Both have the shape ``(rows, longest)``; the first is aligned with the position before its token, as ART's
-    loss wants it. The vocabulary projection runs only where an answer's token is predicted.
-    """
-    import torch
-
-    tokens, mask = batch["tokens"], batch["assistant_mask"]
-    hidden = model.model(input_ids=tokens[:, :-1]).last_hidden_state
-    predicted = mask[:, 1:]
-    log_probabilities = torch.log_softmax(model.lm_head(hidden[predicted]).float(), dim=-1)
-    chosen = log_probabilities.gather(1, tokens[:, 1:][predicted][:, None])[:, 0]
-    new_logprobs = torch.zeros(tokens.shape, device=tokens.device)
-    entropies = torch.zeros(tokens.shape, device=tokens.device)
-    new_logprobs[:, :-1][predicted] = chosen
-    entropies[:, 1:][predicted] = -(log_probabilities.exp() * log_probabilities).sum(-1).detach()
-    return new_logprobs, entropies
+        new_logprobs, entropies = token_logprobs(model, batch)
+    options: Any = {
+        "ppo": True,
+        "epsilon": config.epsilon,
+        "kl_penalty_coef": config.kl_penalty,
+        "importance_sampling_level": config.importance_sampling,
+        "truncated_importance_sampling": config.truncated_importance,
+    }
+    loss = loss_fn(cast(Any, batch), new_logprobs, batch.get("ref_logprobs"), entropies, options)
+    return loss, new_logprobs
 
 
 class _seeded:  # noqa: N801 - reads as a statement

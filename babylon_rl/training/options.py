@@ -33,6 +33,7 @@ class ServerlessTrainConfig:
     epsilon: float | None = None
     """Clipping of the importance ratio; None is ART's default (CISPO, 0 to 5)."""
     ppo: bool = False
+    importance_sampling_level: str = "token"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,20 @@ _OPTIONS: dict[str, _Option] = {
         {"embedded": "learning_rate", "local": "learning_rate", "serverless": "learning_rate"}
     ),
     "training_epsilon": _Option({"embedded": "epsilon", "local": "epsilon", "serverless": "epsilon"}),
+    "importance_sampling": _Option(
+        {
+            "embedded": "importance_sampling",
+            "serverless": "importance_sampling_level",
+        },
+        "token",
+    ),
+    "truncated_importance": _Option(
+        {"embedded": "truncated_importance"},
+        because="it would need log-probabilities of its parent before the first step",
+    ),
+    "negative_veto": _Option({"embedded": "negative_veto"}),
+    "second_moment": _Option({"embedded": "second_moment"}),
+    "scale_rewards": _Option({"embedded": "scale_rewards"}, False),
     "kl_penalty": _Option({"embedded": "kl_penalty", "local": "kl_penalty_coef"}, 0.0),
     "iterations_per_window": _Option({"embedded": "epochs"}, 1, "a job is one pass over its batch"),
     "batch_size": _Option({"embedded": "batch_size"}, because="ART packs sequences by itself"),

@@ -21,6 +21,21 @@ class EmbeddedTrainConfig:
     """Optimiser steps per epoch, unless ``batch_size`` says how large one is."""
     epsilon: float = 0.2
     """PPO clips the importance ratio to ``1 ± epsilon``."""
+    importance_sampling: Literal["token", "sequence"] = "token"
+    """Whether the ratio is each token's own, or the geometric mean over its answer (GSPO)."""
+    truncated_importance: float | None = None
+    """Cap of the importance weight from the recorded policy to the parent; the clipped ratio then starts at
+    the parent (``off_policy``). None lets the clipped ratio begin at the recorded policy.
+    """
+    negative_veto: float | None = None
+    """Answers with a negative advantage whose mean log ratio is below minus this are left out."""
+    second_moment: float | None = None
+    """Bound of the mean squared log ratio; the tokens that exceed it are left out (M2PO uses 0.04)."""
+    scale_rewards: bool = False
+    """Divides advantages by their standard deviation in each window. Off: in a market most of a window's
+    spread is luck, so the division makes a quiet hour, in which nothing could be learned, as loud as one with
+    a real difference (arXiv 2505.17989 drops it for the same reason).
+    """
     max_grad_norm: float = 1.0
     seed: int = 0
     method: Method = "full"

@@ -168,6 +168,8 @@ class TrainingService:
             # Our rewards are advantages over the whole group; dividing by their spread would blow up noise.
             "scale_rewards": False,
         }
+        if config.importance_sampling_level != "token":
+            options["importance_sampling_level"] = config.importance_sampling_level
         try:
             job = await self._client.training_jobs.create(
                 model_id=self.model.id, trajectory_groups=list(groups), experimental_config=options
