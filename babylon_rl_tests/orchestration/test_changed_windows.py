@@ -1,5 +1,7 @@
 """The table of changed windows of `babylon status`: what Dagster cannot show as stale."""
 
+import io
+
 import asyncpg
 import pytest
 from rich.console import Console
@@ -27,6 +29,6 @@ async def test_scored_windows_that_changed_are_listed_with_the_reason(connection
         ("01:00", "3 rows when it was scored and 4 now"),
         ("02:00", "its outcomes changed"),
     ]
-    console = Console(width=120, record=True, quiet=True)
+    console = Console(width=120, file=io.StringIO(), record=True)
     console.print(changed_table(changed))
     assert "its outcomes changed" in console.export_text()
