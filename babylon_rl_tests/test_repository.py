@@ -19,6 +19,7 @@ DOCUMENTS = [
     "docs/serving.md",
     "docs/dashboard.md",
     "docs/data_tools.md",
+    "docs/scaling.md",
 ]
 
 
@@ -92,6 +93,16 @@ def test_the_dagster_instance_file_is_valid(tmp_path: Path, monkeypatch: pytest.
     config, _ = dagster_instance_config(str(tmp_path))
     assert config["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_PG"}}}
     assert config["telemetry"] == {"enabled": False}
+
+
+def test_the_ray_instance_file_differs_only_in_how_runs_start() -> None:
+    usual = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    ray = yaml.safe_load((ROOT / "deploy/dagster-ray.yaml").read_text())
+    launcher = ray.pop("run_launcher")
+    assert (launcher["module"], launcher["class"]) == ("dagster_ray", "RayRunLauncher")
+    for file in (usual, ray):
+        assert file["concurrency"]["runs"].pop("max_concurrent_runs") > 0
+    assert ray == usual
 
 
 def test_the_workspace_names_our_definitions() -> None:
