@@ -66,6 +66,7 @@ for command in (
     data.forget,
     database.migrate,
     database.doctor,
+    database.self_check,
 ):
     app.command()(command)
 app.add_typer(windows_app, name="windows")

@@ -63,6 +63,17 @@ def doctor(
         raise typer.Exit(1)
 
 
+def self_check() -> None:
+    """Prove this installation: a tiny game in a scratch database, from its rows to a scored group."""
+    from babylon_rl.orchestration.self_check import self_check as prove
+    from babylon_rl.settings import get_settings
+
+    with out.status("a tiny game in a scratch database"):
+        lines = wait(prove(get_settings()))
+    for line in lines:
+        out.print(f"[green]ok[/]   {escape(line)}", soft_wrap=True)
+
+
 def start() -> None:
     """Start the embedded server; a no-op when it runs."""
     from babylon_rl.database.embedded import ensure_server
