@@ -32,6 +32,16 @@ def test_the_link_of_another_checkout_is_replaced(dagster_settings: Settings, tm
     assert (home / "dagster.yaml").resolve() == REPOSITORY / "dagster.yaml"
 
 
+def test_another_instance_file_takes_its_place(dagster_settings: Settings):
+    prepare_dagster_home(dagster_settings)
+    chosen = dagster_settings.model_copy(update={"dagster_instance_file": Path("deploy/dagster-ray.yaml")})
+    home = prepare_dagster_home(chosen)
+    assert (home / "dagster.yaml").resolve() == REPOSITORY / "deploy/dagster-ray.yaml"
+    missing = dagster_settings.model_copy(update={"dagster_instance_file": Path("deploy/none.yaml")})
+    with pytest.raises(DagsterHomeError, match="none.yaml"):
+        prepare_dagster_home(missing)
+
+
 def test_a_file_that_hides_ours_is_named(dagster_settings: Settings):
     home = dagster_settings.home / "dagster"
     home.mkdir(parents=True)
