@@ -91,6 +91,19 @@ class TrainingRunFields(BaseSettings):
     min_actions_per_trajectory: int | None = Field(
         None, ge=0, description="Actions that an agent's hour needs to be trained. Unset: any number."
     )
+    foreign_text: Literal["drop", "positive"] = Field(
+        "drop",
+        description="positive imitates calls without logprobs of episodes that beat their window (embedded).",
+    )
+    training_min_effective_episodes: float | None = Field(
+        None, gt=0, description="Effective episodes ((sum |A|)^2 / sum A^2) that a day needs. Unset: any."
+    )
+    training_min_split_half: float | None = Field(
+        None, ge=-1, le=1, description="Split-half reliability of advantages that a day needs. Unset: any."
+    )
+    training_min_pnl_spearman: float | None = Field(
+        None, ge=-1, le=1, description="Rank correlation of reward and P&L that a day needs. Unset: any."
+    )
     model_name: WandbName = Field(
         "babylon-agent", description="Name of our model at the training backend and in W&B."
     )

@@ -19,6 +19,9 @@ from babylon_rl.records.steps import LlmCall
 from babylon_rl.records.store import Artifact, ArtifactStore
 from babylon_rl.scoring.groups import SCORED, Member, ScoredGroup, from_records
 from babylon_rl.training.conversion import TrainableCall, TrainableEpisode
+from babylon_rl.training.diagnostics import SignalRules, diagnose
+from babylon_rl.training.diagnostics import refusal as weak_signal
+from babylon_rl.training.eligibility import Eligibility, why_not
 from babylon_rl.training.leaks import Leak, scan
 from babylon_rl.training.selection import Selection, select
 
@@ -51,6 +54,8 @@ class BatchRules:
 
     min_groups: int = 10
     min_episodes: int = 100
+    signal: SignalRules = SignalRules()
+    takes: Eligibility = Eligibility()
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class TrainingBatch:
     policy_versions: dict[str, int] = field(default_factory=dict)
     """Trained calls by the version that answered them."""
     leaks: list[Leak] = field(default_factory=list)
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    """What the day's rewards are worth; see `training.diagnostics`."""
     superseded_by: str | None = None
     """Hash of what the day's windows would give now, where it differs from the frozen batch."""
 
@@ -129,9 +136,10 @@ async def _build(
     left_out: Counter[str] = Counter()
     if wanted is not None:
         groups, left_out = select(groups, wanted)
-    selection = _select(groups)
+    selection = _select(groups, rules.takes)
+    found = diagnose(groups, selection.episodes)
     leaks = [leak for group in groups for leak in await _scan_group(rl, group, selection)]
-    reason = _refusal(groups, selection, leaks, rules)
+    reason = _refusal(groups, selection, leaks, rules) or weak_signal(found, rules.signal)
     summary = {
         "day": name,
         "status": EMPTY if reason else READY,
@@ -142,6 +150,7 @@ async def _build(
         "dropped": dict(sorted((selection.dropped + left_out).items())),
         "policy_versions": dict(sorted(selection.versions.items())),
         "leaks": [asdict(leak) for leak in leaks],
+        "diagnostics": found,
     }
     return store.put(KIND, name, [summary, *([] if reason else selection.episodes)]), summary
 
@@ -159,7 +168,7 @@ class _Selection:
     versions: Counter[str] = field(default_factory=Counter)
 
 
-def _select(groups: Iterable[ScoredGroup]) -> _Selection:
+def _select(groups: Iterable[ScoredGroup], takes: Eligibility) -> _Selection:
     selection = _Selection()
     for group in groups:
         if group.status != SCORED:
@@ -167,25 +176,14 @@ def _select(groups: Iterable[ScoredGroup]) -> _Selection:
         for member in group.members:
             calls = []
             for call in member.calls:
-                if reason := _untrainable(call):
+                if reason := why_not(call, member.advantage, takes):
                     selection.dropped[reason] += 1
                 else:
-                    selection.versions[str(call.policy_version)] += 1
+                    selection.versions[str(call.policy_version or call.model)] += 1
                     calls.append(_call_record(call))
             if calls:
                 selection.episodes.append(_member_record(group.window_id, member, calls))
     return selection
-
-
-def _untrainable(call: LlmCall) -> str | None:
-    """Why a call cannot be trained; None when it can."""
-    if not call.has_tokens:
-        return "no_logprobs"
-    if call.finish_reason == "length":
-        return "cut_by_token_limit"
-    if call.temperature is None or call.temperature <= 0:
-        return "greedy"
-    return None
 
 
 def _call_record(call: LlmCall) -> dict[str, Any]:
@@ -193,8 +191,8 @@ def _call_record(call: LlmCall) -> dict[str, Any]:
     return {
         "messages": messages,
         "content": call.response,
-        "token_ids": call.token_ids,
-        "logprobs": call.logprobs,
+        "token_ids": call.token_ids if call.has_tokens else [],
+        "logprobs": call.logprobs if call.has_tokens else [],
         "finish_reason": call.finish_reason or "stop",
         "policy_version": call.policy_version,
     }

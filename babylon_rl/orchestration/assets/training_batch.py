@@ -1,16 +1,21 @@
 """`training_batch`: exactly what one day trains."""
 
+from dataclasses import replace
+
 import dagster as dg
 from pydantic import Field
 
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS, log_lineage, retry_on_lost_database
 from babylon_rl.orchestration.assets.scored_groups import scored_groups
 from babylon_rl.orchestration.charts import histogram_markdown
+from babylon_rl.orchestration.day_report import DayReport, report_day
 from babylon_rl.orchestration.partitions import ONE_DAY, WINDOWS_OF_THE_DAY, daily
 from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdown_table
 from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresResource, WandbResource
 from babylon_rl.records.store import ArtifactStore
 from babylon_rl.training.batch import BatchRules, TrainingBatch, build_batch, load_batch
+from babylon_rl.training.diagnostics import SignalRules
+from babylon_rl.training.eligibility import Eligibility
 from babylon_rl.training.selection import Selection
 
 
@@ -45,20 +50,34 @@ async def training_batch(
     `superseded_by` if its windows would now give another one.
     """
     day, settings, files = context.partition_key, postgres.settings(), store.open()
-    rules = BatchRules(settings.training_min_groups, settings.training_min_trajectories)
+    rules = BatchRules(
+        settings.training_min_groups,
+        settings.training_min_trajectories,
+        SignalRules(
+            settings.training_min_effective_episodes,
+            settings.training_min_split_half,
+            settings.training_min_pnl_spearman,
+        ),
+        Eligibility(settings.foreign_text),
+    )
     if config.skip_readiness:
-        rules = BatchRules(1, 1)
+        rules = replace(rules, min_groups=1, min_episodes=1)
     elif config.batch_size is not None:  # a cap that was asked for is no reason to train nothing
-        rules = BatchRules(
-            min(rules.min_groups, max(1, config.batch_size // 2)), min(rules.min_episodes, config.batch_size)
+        rules = replace(
+            rules,
+            min_groups=min(rules.min_groups, max(1, config.batch_size // 2)),
+            min_episodes=min(rules.min_episodes, config.batch_size),
         )
     with retry_on_lost_database():
         # No narrower role: the leak scan reads the outcomes, which are closed to whoever may write batches.
         async with postgres.connect() as db:
             wanted = Selection(min_actions=settings.min_actions_per_trajectory or 0, cap=config.batch_size)
             batch = await build_batch(db.rl, files, day, rules, wanted)
+            report = await report_day(db.rl, day)
     log_lineage(context, wandb, [PartitionReport(day, batch.sha256)])
-    return dg.MaterializeResult(metadata=_metadata(batch, files), data_version=dg.DataVersion(batch.sha256))
+    return dg.MaterializeResult(
+        metadata=_metadata(batch, files) | _pictures(report), data_version=dg.DataVersion(batch.sha256)
+    )
 
 
 def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
@@ -76,9 +95,23 @@ def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
         "advantages": dg.MetadataValue.md(
             histogram_markdown([episode.advantage for episode in episodes], "Advantage per episode")
         ),
+        **{f"signal/{name}": value for name, value in batch.diagnostics.items()},
         "policies": markdown_table(("policy version", "calls"), list(batch.policy_versions.items())),
         "dropped calls": markdown_table(("reason", "calls"), list(batch.dropped.items())),
         "leaks": markdown_table(
             ("window", "agent", "kind"), [(k.window_id, k.agent_id, k.kind) for k in batch.leaks]
+        ),
+    }
+
+
+def _pictures(report: DayReport) -> Metadata:
+    episode = ("window", "agent", "reward", "advantage")
+    return {
+        "rewards": dg.MetadataValue.md(report.rewards),
+        "P&L": dg.MetadataValue.md(report.pnl),
+        "best episodes": markdown_table(episode, report.best),
+        "worst episodes": markdown_table(episode, report.worst),
+        "windows": markdown_table(
+            ("window", "group", "episodes", "mean reward", "mean P&L $"), report.windows
         ),
     }
