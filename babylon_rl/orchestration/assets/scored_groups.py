@@ -74,7 +74,9 @@ async def scored_groups(
             async for done in score_windows(db, files, context.partition_keys, settings, own):
                 group, run = done.scored.group, done.scored.run
                 passing = passing or (run is not None and run.passing)
-                shown = _metadata(group, done.file.uri) | judge_metadata(done)
+                # A range run draws nothing per window; `training_batch` shows the day.
+                single = len(context.partition_keys) == 1
+                shown = _metadata(group, done.file.uri, draw=single) | judge_metadata(done)
                 reports.append(PartitionReport(group.window_id, done.file.sha256, shown))
     if passing and context.retry_number < JUDGE_RETRIES:
         # Windows that were judged are not paid for again.
@@ -84,7 +86,7 @@ async def scored_groups(
         yield result
 
 
-def _metadata(group: ScoredGroup, uri: str) -> Metadata:
+def _metadata(group: ScoredGroup, uri: str, *, draw: bool) -> Metadata:
     actions = sum(m.actions for m in group.members)
     return {
         "status": group.status,
@@ -105,12 +107,7 @@ def _metadata(group: ScoredGroup, uri: str) -> Metadata:
                 else None,
             }
         ),
-        "reward against P&L": dg.MetadataValue.md(
-            as_markdown(
-                reward_against_pnl([(m.attributed_pnl, m.reward) for m in group.members]),
-                "Reward against attributed P&L",
-            )
-        ),
+        **({"reward against P&L": _picture(group)} if draw else {}),
         "members": markdown_table(
             ("agent", "reward", "advantage", "P&L $", "P&L from", "orders", "invalid", "trained"),
             [
@@ -120,3 +117,8 @@ def _metadata(group: ScoredGroup, uri: str) -> Metadata:
             ],
         ),
     }
+
+
+def _picture(group: ScoredGroup) -> dg.MarkdownMetadataValue:
+    points = [(m.attributed_pnl, m.reward) for m in group.members]
+    return dg.MetadataValue.md(as_markdown(reward_against_pnl(points), "Reward against attributed P&L"))
