@@ -2,8 +2,7 @@
 
     span = parse_span("2026-10-01", "2026-10-07", settings, now)
     plan = await plan_backfill(db, instance, span, settings, now)
-    make_windows(instance, settings, plan, events)      # backfill_runs.py
-    train_days(instance, settings, plan, events)
+    run_backfill(instance, settings, plan, report=print, advance=bar)      # backfill_runs.py
 
 Windows that have their verdict on their present content are left alone, so a second backfill finds nothing to
 do. One run covers at most a day. Every run is claimed under a lock before it starts, and what another run or
