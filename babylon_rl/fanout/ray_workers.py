@@ -247,18 +247,10 @@ def _connect(ray: Any, address: str) -> None:
     try:
         if address != "auto":
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-            _require_head(address)
         _in_time(lambda: _init(ray, address))
     except (OSError, ConnectionError, RuntimeError, ValueError) as problem:
         line = " ".join(str(problem).split())[:200] or type(problem).__name__
         raise FanoutError(f"no Ray cluster can be joined at {address}: {line}", remedy) from problem
-
-
-def _require_head(address: str) -> None:
-    """Refuses a server that is no head of a cluster; `ray.init` would ask it for ever."""
-    check = getattr(import_module("ray._raylet"), "check_health", None)  # what `ray health-check` calls
-    if check is not None and not check(address, timeout=CONNECT_SECONDS):
-        raise ConnectionError("what answers there is not the head of a Ray cluster")
 
 
 def _init(ray: Any, address: str) -> None:
@@ -271,7 +263,10 @@ def _init(ray: Any, address: str) -> None:
 
 
 def _in_time(work: Callable[[], None]) -> None:
-    """Does the work in a thread that does not keep the process, for at most `JOIN_SECONDS`."""
+    """Does the work in a thread that does not keep the process, for at most `JOIN_SECONDS`.
+
+    Ray asks a server that is no head of a cluster for ever.
+    """
     problems: list[BaseException] = []
 
     def run() -> None:
