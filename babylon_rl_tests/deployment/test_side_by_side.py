@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def trajectory_id(connection: asyncpg.Connection) -> str:
     await record_window(connection, WINDOW, ["agent-a"])
-    return await connection.fetchval('SELECT "trajectoryId" FROM "trajectories"')
+    return str(await connection.fetchval('SELECT "trajectoryId" FROM "trajectories"'))
 
 
 async def test_each_recorded_call_is_answered_once_more(

@@ -13,7 +13,7 @@ def test_the_job_proves_the_installation_and_leaves_nothing(settings: Settings, 
     with dg.instance_for_test() as instance:
         assert defs.resolve_job_def("self_check_job").execute_in_process(instance=instance).success
 
-    async def left() -> tuple[int, int]:
+    async def left() -> tuple[int | None, int | None]:
         connection = await connect(dsn)
         scratch = await connection.fetchval(
             "SELECT count(*) FROM pg_database WHERE datname LIKE 'babylon_self_check%'"
