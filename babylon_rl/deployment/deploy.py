@@ -2,6 +2,7 @@
 
 import logging
 from datetime import datetime
+from typing import Literal
 
 import asyncpg
 import msgspec
@@ -14,13 +15,15 @@ from babylon_rl.deployment.errors import (
 )
 from babylon_rl.deployment.projection import project_model
 from babylon_rl.deployment.registry import USABLE, ModelRecord, get
+from babylon_rl.deployment.rollout_rows import LOCK, close, running
 
 log = logging.getLogger(__name__)
 
-_LOCK = "SELECT pg_advisory_xact_lock(hashtext('babylon_rl'), hashtext('rl.deployments'))"
+Cause = Literal["deploy", "promotion", "rollback"]
+
 _SELECT = """
 SELECT deployment.id, deployment.version, model.model_id, model.base_model, model.storage_path,
-       deployment.reason, deployment.started_at, deployment.ended_at
+       deployment.reason, deployment.started_at, deployment.ended_at, deployment.cause
   FROM rl.deployments AS deployment JOIN rl.models AS model USING (version)
  WHERE deployment.role = 'active'
 """
@@ -28,11 +31,11 @@ _CURRENT = f"{_SELECT} AND deployment.ended_at IS NULL"
 _HISTORY = f"{_SELECT} ORDER BY deployment.id DESC LIMIT $1"
 _ALL_VERSIONS = "SELECT version FROM rl.deployments WHERE role = 'active' ORDER BY id"
 _END_ACTIVE = "UPDATE rl.deployments SET ended_at = now() WHERE role = 'active' AND ended_at IS NULL"
-_END_CANDIDATE = """
-UPDATE rl.deployments SET ended_at = now() WHERE role = 'candidate' AND ended_at IS NULL AND version = $1
-"""
+_END_CANDIDATE = "UPDATE rl.deployments SET ended_at = now() WHERE role = 'candidate' AND ended_at IS NULL"
 _ARCHIVE = "UPDATE rl.models SET status = 'archived', archived_at = now() WHERE version = $1"
-_START = "INSERT INTO rl.deployments (version, role, percentage, reason) VALUES ($1, 'active', 100, $2)"
+_START = """
+INSERT INTO rl.deployments (version, role, percentage, reason, cause) VALUES ($1, 'active', 100, $2, $3)
+"""
 _MARK = "UPDATE rl.models SET status = 'deployed', deployed_at = now(), archived_at = NULL WHERE version = $1"
 
 
@@ -50,6 +53,7 @@ class Deployment(msgspec.Struct, frozen=True):
     reason: str | None
     started_at: datetime
     ended_at: datetime | None
+    cause: Cause = "deploy"
     changed: bool = False
     replaced: str | None = None
 
@@ -88,9 +92,9 @@ async def deploy(
         WrongVerdictError: The gate has not promoted it.
     """
     async with rl.transaction():
-        await rl.execute(_LOCK)
-        deployment = await _switch(rl, version, reason, verdict_required)
-    await _project(rl, game, deployment)
+        await rl.execute(LOCK)
+        deployment = await switch(rl, version, reason, verdict_required=verdict_required)
+    await project_change(rl, game, deployment)
     return deployment
 
 
@@ -100,6 +104,7 @@ async def rollback(
     to: str | None = None,
     *,
     reason: str = "rollback",
+    decided_by: str = "operator",
 ) -> Deployment:
     """Go back to the model that served before the active one, or to a named one that served before.
 
@@ -110,7 +115,7 @@ async def rollback(
         WrongStatusError: That model failed meanwhile.
     """
     async with rl.transaction():
-        await rl.execute(_LOCK)
+        await rl.execute(LOCK)
         path = _path_to_current([row["version"] for row in await rl.fetch(_ALL_VERSIONS)])
         if not path:
             raise NothingToRollBackError(
@@ -132,8 +137,10 @@ async def rollback(
             )
         else:
             target = path[-2]
-        deployment = await _switch(rl, target, reason, verdict_required=False)
-    await _project(rl, game, deployment)
+        deployment = await switch(
+            rl, target, reason, verdict_required=False, cause="rollback", decided_by=decided_by
+        )
+    await project_change(rl, game, deployment)
     return deployment
 
 
@@ -143,18 +150,33 @@ async def was_rolled_back(rl: asyncpg.Connection, version: str) -> bool:
     return version in versions and version not in _path_to_current(versions)
 
 
-async def _switch(rl: asyncpg.Connection, version: str, reason: str, verdict_required: bool) -> Deployment:
-    """The caller holds the lock in a transaction."""
+async def switch(
+    rl: asyncpg.Connection,
+    version: str,
+    reason: str,
+    *,
+    verdict_required: bool,
+    cause: Cause = "deploy",
+    decided_by: str = "operator",
+) -> Deployment:
+    """Makes a version the active one and ends a running rollout; the caller holds the lock in a transaction.
+
+    A rollout of this version ends as promoted, one of another ends because its incumbent is gone.
+    """
     before = await current(rl)
     model = await get(rl, version)
     if before is not None and before.version == model.version:
         return before
-    _require_deployable(model, verdict_required)
+    require_deployable(model, verdict_required)
+    if (rollout := await running(rl)) is not None:
+        promoted = rollout.version == model.version
+        told = reason if promoted else f"{model.version} was deployed meanwhile: {reason}"
+        await close(rl, rollout, "promoted" if promoted else "ended", told, decided_by)
     await rl.execute(_END_ACTIVE)
-    await rl.execute(_END_CANDIDATE, model.version)
+    await rl.execute(_END_CANDIDATE)
     if before is not None:
         await rl.execute(_ARCHIVE, before.version)
-    await rl.execute(_START, model.version, reason)
+    await rl.execute(_START, model.version, reason, cause)
     await rl.execute(_MARK, model.version)
     after = await current(rl)
     assert after is not None
@@ -172,7 +194,13 @@ def _path_to_current(versions: list[str]) -> list[str]:
     return path
 
 
-def _require_deployable(model: ModelRecord, verdict_required: bool) -> None:
+def require_deployable(model: ModelRecord, verdict_required: bool) -> None:
+    """Refuses what may not serve.
+
+    Raises:
+        WrongStatusError: It is still training, or failed.
+        WrongVerdictError: The gate has not promoted it.
+    """
     if model.status not in USABLE:
         raise WrongStatusError(
             f"{model.version} is {model.status} and cannot be deployed",
@@ -185,7 +213,10 @@ def _require_deployable(model: ModelRecord, verdict_required: bool) -> None:
         )
 
 
-async def _project(rl: asyncpg.Connection, game: asyncpg.Connection | None, deployment: Deployment) -> None:
+async def project_change(
+    rl: asyncpg.Connection, game: asyncpg.Connection | None, deployment: Deployment
+) -> None:
+    """Logs a change of who serves and shows it to the game; a failure there is logged, not raised."""
     if deployment.changed:
         told = {"version": deployment.version, "replaced": deployment.replaced, "reason": deployment.reason}
         log.info("RL model %s serves now (%s)", deployment.version, deployment.reason, extra={"data": told})

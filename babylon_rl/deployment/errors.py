@@ -41,3 +41,19 @@ class NothingToRollBackError(DeploymentError):
 
 class ProjectionConflictError(DeploymentError):
     """The game's table holds a row under our name that we did not write."""
+
+
+class RolloutError(DeploymentError):
+    """A rollout that cannot be started or changed as asked."""
+
+
+class RolloutRunningError(RolloutError):
+    """Another rollout runs; there is one candidate at a time."""
+
+
+class NoRolloutError(RolloutError):
+    """No rollout runs, or the one that was meant has ended: somebody else was faster."""
+
+
+class StrategyError(RolloutError):
+    """A strategy that does not exist, or whose parts do not fit together."""
