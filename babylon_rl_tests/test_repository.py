@@ -20,6 +20,9 @@ DOCUMENTS = [
     "docs/dashboard.md",
     "docs/data_tools.md",
     "docs/scaling.md",
+    "docs/training.md",
+    "docs/operations.md",
+    "docs/evaluation.md",
 ]
 
 
