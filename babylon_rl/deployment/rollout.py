@@ -214,8 +214,7 @@ async def roll_back(
         target = None if to is None else (await registry.get(rl, to)).version
         if row is not None and target in (None, row.incumbent):
             await rollout_rows.close(rl, row, "rolled_back", reason, decided_by)
-            active = await current(rl)
-            stays = active or await _base_deployment(rl, reason)
+            stays = await current(rl) or await _base(rl, reason)
             log.info("RL model %s was taken back, %s stays (%s)", row.version, stays.version, reason)
             return msgspec.structs.replace(stays, changed=True, replaced=row.version)
     return await rollback(rl, game, to, reason=reason, decided_by=decided_by)
@@ -235,6 +234,16 @@ async def set_percentage(rl: asyncpg.Connection, percentage: float) -> RolloutSt
             raise NoRolloutError("the rollout that runs names its agents", "It has no share.")
         await _set_share(rl, row, [Stage(share)])
         return msgspec.structs.replace(await rollout_status(rl), changed=True)
+
+
+async def follow_schedule(rl: asyncpg.Connection, rollout_id: int, following: list[Stage]) -> None:
+    """The share of the schedule's next step; `following` are that step and those after it.
+
+    Raises:
+        NoRolloutError: That rollout has ended.
+    """
+    async with rl.transaction():
+        await _set_share(rl, await _running_one(rl, rollout_id), following)
 
 
 async def _running_one(rl: asyncpg.Connection, rollout_id: int | None) -> RolloutRow:
@@ -270,11 +279,11 @@ async def _at_once(
     return msgspec.structs.replace(await rollout_status(rl), changed=deployment.changed)
 
 
-async def _base_deployment(rl: asyncpg.Connection, reason: str) -> Deployment:
+async def _base(rl: asyncpg.Connection, reason: str) -> Deployment:
     """The base model as what serves, before anything was deployed."""
     base = await registry.get(rl, str(BASE))
-    now = datetime.now(UTC)
-    return Deployment(0, base.version, base.model_id, base.base_model, base.storage_path, reason, now, None)
+    identity = (base.version, base.model_id, base.base_model, base.storage_path)
+    return Deployment(0, *identity, reason, datetime.now(UTC), None)
 
 
 def _first_window(origin: datetime | None) -> datetime:
