@@ -85,7 +85,8 @@ def run_together(
     """
     require_free_ports(services)
     prepare_dagster_home(settings)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    # Also SIGINT, which a script that starts us in the background lets us, and the services, ignore.
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for service in services:
@@ -111,7 +112,8 @@ def run_together(
         pass
     finally:
         _stop(processes)
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -44,7 +44,9 @@ def test_everything_starts_answers_and_stops_on_ctrl_c(
     log = tmp_path / "dev.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "babylon_rl.cli", "dev", "--port", str(ui)],
+            # As a script starts it in the background: with SIGINT ignored.
+            ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+            + [sys.executable, "-m", "babylon_rl.cli", "dev", "--port", str(ui)],
             env=environment,
             stdout=file,
             stderr=file,
