@@ -60,12 +60,24 @@ def dev(
 
 
 async def _prepare_base() -> None:
-    """Something has to answer before the first model is deployed."""
+    """Something has to answer before the first model is deployed: the base of the backend that will train."""
     from babylon_rl.deployment.candidates import ensure_base
+    from babylon_rl.deployment.registry import list_models
     from babylon_rl.settings import get_settings
+    from babylon_rl.training.backends import choose_backend
+    from babylon_rl.training.errors import BackendNotAvailableError
+    from babylon_rl.training.tiny_base import BASE_MODEL_NAME
 
+    settings = get_settings()
     async with databases() as db:
-        await ensure_base(db.rl, get_settings())
+        base = next((model.base_model for model in await list_models(db.rl) if model.is_base), None)
+        if base is not None and {base, settings.base_model_for("embedded")} != {BASE_MODEL_NAME}:
+            return  # it stays what it was registered as
+        try:
+            backend = choose_backend(settings).name if base is None else "embedded"
+        except BackendNotAvailableError:  # nothing trains here; the gateway still has something to serve
+            backend = "embedded"
+        await ensure_base(db.rl, settings, backend=backend)
 
 
 def _announce(services: "Sequence[Service]") -> None:

@@ -1,6 +1,7 @@
 """`babylon simulate`, `babylon spawn` and `babylon demo`."""
 
 import asyncio
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -104,6 +105,8 @@ def demo(days: Days = DEMO_DAYS, agents: Agents = AGENTS, seed: Seed = SEED) -> 
     from babylon_rl.demo import run_demo
     from babylon_rl.settings import get_settings
 
+    # A key or a GPU would let `auto` choose another backend, for this process and those it starts.
+    os.environ["TRAINING_BACKEND"] = "embedded"
     run_demo(get_settings(), days=days, agents=agents, seed=seed, out=out)
 
 

@@ -1,14 +1,15 @@
 """`babylon train`: days, windows and iterations, each a Dagster run; units in doubt; the GPU environment."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from babylon_rl.commands.support import CommandError, databases, err, out, wait
+from babylon_rl.commands.train_flags import require_meaning
+from babylon_rl.commands.train_output import print_doubt, training_bar
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from babylon_rl.settings import Settings
     from babylon_rl.training.resolve import Doubt
     from babylon_rl.training.selection import Selection
+
+WEEK = 168
+"""Hours that are looked back by default, as the seeds' trainer did."""
 
 app = typer.Typer(help="Train days or windows, each in a Dagster run; see what can be trained.")
 
@@ -49,8 +53,13 @@ def train(
     ] = None,
     windows_per_iteration: Annotated[int, typer.Option(min=1, help="Windows per step at most.")] = 20,
     lookback_hours: Annotated[
-        int, typer.Option(min=1, help="How far mode continuous looks back from the newest recorded window.")
-    ] = 168,
+        int | None,
+        typer.Option(
+            min=1,
+            help="How far to look back from the newest recorded window or day. Default: 168; the oldest "
+            "untrained day in mode single.",
+        ),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Default: LEARNING_RATE.")] = None,
     min_agents: Annotated[
         int | None, typer.Option(min=1, help="Agents that a window needs. Default: MIN_AGENTS_PER_WINDOW.")
@@ -90,10 +99,9 @@ def train(
     settings = get_settings()
     chosen = mode or TrainMode(settings.mode)
     window = window or (settings.window_id if chosen is TrainMode.single and day is None else None)
-    if (day or window) and chosen is not TrainMode.single:
-        raise CommandError(f"--day and --window mean nothing in mode {chosen}", "Use --mode single.")
     if day and window:
         raise CommandError("--day and --window exclude each other", "Name one of them.")
+    require_meaning(context, chosen, "window" if window else "day" if day else None)
     log_rl_configuration(settings)
     flags = {
         "learning_rate": learning_rate,
@@ -104,22 +112,22 @@ def train(
     }
     if chosen is TrainMode.list:
         with open_instance(settings) as instance:
-            _list(instance, settings, lookback_hours, min_agents or settings.min_agents_per_window)
+            _list(instance, settings, lookback_hours or WEEK, min_agents or settings.min_agents_per_window)
         return
     settings, options = _options(settings, flags, config)
     selection = _selection(settings, target_trajectories, max_dropout)
-    with open_instance(settings) as instance, _bar():
+    with open_instance(settings) as instance, training_bar():
         if window is not None:
             from babylon_rl.orchestration.continuous import train_window
 
             train_window(instance, settings, window, selection, options, out.print)
         elif chosen is TrainMode.single:
-            _one_day(instance, settings, day, options)
+            _one_day(instance, settings, day, options, selection, lookback_hours)
         else:
             from babylon_rl.orchestration.continuous import Plan, train_continuously
 
             ends = poll if iterations is None else None
-            plan = Plan(selection, iterations, windows_per_iteration, lookback_hours, ends)
+            plan = Plan(selection, iterations, windows_per_iteration, lookback_hours or WEEK, ends)
             summary = train_continuously(instance, settings, plan, options, out.print)
             if summary.failed and not summary.trained:
                 raise CommandError("every iteration failed", "The reasons are above, and in the Dagster UI.")
@@ -165,7 +173,7 @@ def resolve(
     if not found:
         out.print("no unit is in doubt")
     for doubt in found:
-        _print_doubt(doubt)
+        print_doubt(doubt)
     if words_said:
         out.print(
             "Train the day again (`babylon train --day …`, or the partition in the UI) to go on from here."
@@ -238,46 +246,19 @@ def _list(instance: "dg.DagsterInstance", settings: "Settings", lookback_hours: 
 
 
 def _one_day(
-    instance: "dg.DagsterInstance", settings: "Settings", day: str | None, options: dict[str, Any]
+    instance: "dg.DagsterInstance",
+    settings: "Settings",
+    day: str | None,
+    options: dict[str, Any],
+    selection: "Selection",
+    lookback_hours: int | None,
 ) -> None:
     from babylon_rl.orchestration.training import recorded_days, train_day
 
-    run = train_day(instance, settings, wait(recorded_days(settings)), day, out.print, options)
+    days = wait(recorded_days(settings))
+    if lookback_hours is not None:
+        days = days[-ceil(lookback_hours / 24) :]
+    run = train_day(instance, settings, days, day, out.print, options, selection)
     if run is None:
         raise CommandError("there is no day left to train", "See `babylon train --mode list`.")
     out.print(f"run {run.run_id} succeeded in {run.seconds:.0f} s")
-
-
-@contextmanager
-def _bar() -> Iterator[None]:
-    """A progress bar of whatever this process trains: steps, tokens per second, time left."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    from babylon_rl.training.progress import Pace, watching
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[pace]}"))
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-
-        def show(name: str, pace: Pace) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=pace.total, pace="")
-            progress.update(tasks[name], total=pace.total, completed=pace.done, pace=str(pace))
-
-        with watching(show):
-            yield
-
-
-def _print_doubt(doubt: "Doubt") -> None:
-    unit, chunk = doubt.unit, doubt.chunk
-    out.print(
-        f"{unit.unit_key[:16]}  {unit.day or ''}  {unit.backend}  {unit.status}  parent {unit.parent_version}"
-    )
-    if unit.error:
-        out.print(f"  {unit.error}")
-    if chunk is not None:
-        job = f", job {chunk.external_job_id}" if chunk.external_job_id else ""
-        out.print(
-            f"  chunk {chunk.chunk + 1} of {chunk.chunks}: {chunk.status}{job}; {chunk.trajectories} "
-            f"trajectories, {chunk.tokens} tokens; the service was at step {chunk.step_before}"
-        )

@@ -26,11 +26,11 @@ from babylon_rl.training import units
 from babylon_rl.training.backends import BackendChoice, choose_backend
 from babylon_rl.training.batch import READY, TrainingBatch, load_batch
 from babylon_rl.training.embedded import Progress
-from babylon_rl.training.errors import MissingBatchError
+from babylon_rl.training.errors import BackendNotAvailableError, MissingBatchError
 from babylon_rl.training.options import BackendName
 from babylon_rl.training.options import embedded_config as train_config
 from babylon_rl.training.stages import Stage, reached
-from babylon_rl.training.tiny_base import ensure_base_model
+from babylon_rl.training.tiny_base import BASE_MODEL_NAME, ensure_base_model
 from babylon_rl.training.unit_recipe import LIBRARIES, Recipe, unit_config
 
 __all__ = [
@@ -87,10 +87,17 @@ async def ensure_base(
 
     Raises:
         BaseModelMismatchError: The registry's lineage grows on another base model.
+        BackendNotAvailableError: The embedded backend is asked for another model than its own.
     """
     base = settings.base_model_for(backend)
     if backend != "embedded":
         return await registry.ensure_base(rl, base_model=base, manifest={"base_model": base, "files": {}})
+    if base != BASE_MODEL_NAME:
+        raise BackendNotAvailableError(
+            "embedded",
+            f"BASE_MODEL is {base}, and it trains {BASE_MODEL_NAME} only",
+            "Unset BASE_MODEL, or train that model on a GPU (TRAINING_BACKEND=local) or at W&B (serverless).",
+        )
     path = ensure_base_model(settings.home, on_step=on_step)
     return await registry.ensure_base(
         rl, base_model=base, storage_path=path.as_uri(), manifest=read_manifest(path)

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -19,11 +18,12 @@ import dagster as dg
 from babylon_rl.database.connection import open_databases
 from babylon_rl.deployment.branches import CONTINUOUS, branch_of, scored_groups, untrained_windows
 from babylon_rl.errors import BabylonError
-from babylon_rl.orchestration.readiness import judge_window, read_windows
 from babylon_rl.orchestration.resources import ArtifactStoreResource
 from babylon_rl.orchestration.runs import HOURLY_JOB, RunCanceledError, RunFailedError, run_in_process
-from babylon_rl.orchestration.window_training import Trained, run_windows
+from babylon_rl.orchestration.unresolved import unresolved_windows
+from babylon_rl.orchestration.window_training import Trained, art_options, run_windows
 from babylon_rl.records.reader import refresh_window_rows
+from babylon_rl.records.store import ArtifactError
 from babylon_rl.scoring.groups import SCORED, ScoredGroup
 from babylon_rl.settings import Settings
 from babylon_rl.training.selection import Selection
@@ -87,7 +87,7 @@ def train_window(
         RunFailedError: A run failed.
     """
     parse_window(window_id)
-    _resolve(instance, settings, [window_id], report)
+    _resolve(instance, settings, [window_id], options, report)
     groups = asyncio.run(_groups(settings, [window_id]))
     if not groups or groups[0].status != SCORED:
         reason = (
@@ -133,7 +133,8 @@ def _iterate(
     left_out: set[str],
 ) -> bool:
     """One iteration; returns whether there was anything to do."""
-    _resolve(instance, settings, asyncio.run(_due(settings, plan.lookback_hours)), report, left_out)
+    recorded = asyncio.run(_due(settings, plan.lookback_hours))
+    _resolve(instance, settings, recorded, options, report, left_out)
     found = asyncio.run(_untrained(settings, plan))
     windows = [window for window in found if window not in left_out][: plan.windows]
     if not windows:
@@ -143,7 +144,13 @@ def _iterate(
     report(f"ITERATION {number}{of}")
     report(RULE)
     report(f"Found {len(windows)} windows with {plan.selection.min_agents}+ agents")
-    for line in describe(asyncio.run(_groups(settings, windows)), settings.scorer):
+    groups = list(_readable(settings, windows, report))
+    left_out.update(set(windows) - {group.window_id for group in groups})
+    windows = [group.window_id for group in groups]
+    if not windows:
+        summary.failed.append("no window could be read")
+        return True
+    for line in describe(groups, settings.scorer):
         report(line)
     report(f"Training on {len(windows)} windows...")
     try:
@@ -161,6 +168,15 @@ def _iterate(
     else:
         summary.trained.append(trained)
     return True
+
+
+def _readable(settings: Settings, windows: Sequence[str], report: Report) -> Iterator[ScoredGroup]:
+    """The groups of windows; one that is damaged is told and spares the others."""
+    for window in windows:
+        try:
+            yield from asyncio.run(_groups(settings, [window]))
+        except ArtifactError as problem:
+            report(f"{window} is left out: {problem}")
 
 
 def describe(groups: Sequence[ScoredGroup], scorer: str) -> Iterator[str]:
@@ -210,16 +226,17 @@ def _resolve(
     instance: dg.DagsterInstance,
     settings: Settings,
     windows: Sequence[str],
+    options: Mapping[str, Any],
     report: Report,
     left_out: set[str] | None = None,
 ) -> None:
     """Materializes the hourly assets of windows that have no final verdict on their present content."""
-    wanted = asyncio.run(_unresolved(settings, windows))
+    wanted = asyncio.run(unresolved_windows(settings, windows))
     for span in _spans([window for window in wanted if window not in (left_out or ())]):
         name = span[0] if len(span) == 1 else f"{span[0]} to {span[-1]}"
-        report(f"{name} not resolved yet; materializing")
+        report(f"{name}: no final verdict yet; materializing")
         try:
-            run_in_process(instance, HOURLY_JOB, span[0], span[-1])
+            run_in_process(instance, HOURLY_JOB, span[0], span[-1], run_config=art_options(options))
         except RunCanceledError:
             raise
         except RunFailedError as problem:
@@ -251,17 +268,6 @@ async def _due(settings: Settings, lookback_hours: int) -> list[str]:
         first = window_id_at(window_range(newest)[0] - (lookback_hours - 1) * WINDOW_LENGTH)
         rows = "SELECT DISTINCT window_id FROM rl.window_rows WHERE window_id >= $1 ORDER BY window_id"
         return [row["window_id"] for row in await db.rl.fetch(rows, first)]
-
-
-async def _unresolved(settings: Settings, windows: Sequence[str]) -> list[str]:
-    if not windows:
-        return []
-    async with open_databases(settings) as db:
-        await refresh_window_rows(db.game, db.rl)
-        wanted = set(windows)
-        facts = [f for f in await read_windows(db.rl, min(windows), max(windows)) if f.window_id in wanted]
-    now = datetime.now(UTC)
-    return [f.window_id for f in facts if f.rows and judge_window(f, now, settings).requested]
 
 
 async def _untrained(settings: Settings, plan: Plan) -> list[str]:

@@ -55,10 +55,12 @@ class FinishedRun:
     seconds: float
 
 
-def run_hours(instance: dg.DagsterInstance, day: str) -> FinishedRun:
+def run_hours(
+    instance: dg.DagsterInstance, day: str, *, run_config: Mapping[str, Any] | None = None
+) -> FinishedRun:
     """Materializes the hourly assets of a day's windows in one run, in this process."""
     windows = partitions_of_day(day, get_settings()) or windows_of_day(day)
-    return run_in_process(instance, HOURLY_JOB, windows[0], windows[-1])
+    return run_in_process(instance, HOURLY_JOB, windows[0], windows[-1], run_config=run_config)
 
 
 def run_day(

@@ -1,5 +1,6 @@
 """Training days from the command line: which are left, and one of them from its windows to its model."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,9 +12,11 @@ from babylon_rl.orchestration.partitions import daily
 from babylon_rl.orchestration.readiness import DayFacts, partitions_of_day, read_days, recorded_span
 from babylon_rl.orchestration.runs import FinishedRun, run_day, run_hours
 from babylon_rl.orchestration.schedules import LAST_ASSET
+from babylon_rl.orchestration.unresolved import unresolved_windows
 from babylon_rl.orchestration.window_training import art_options
 from babylon_rl.records.reader import refresh_window_rows
 from babylon_rl.settings import Settings
+from babylon_rl.training.selection import Selection
 from babylon_rl.windows import day_of, parse_day
 
 
@@ -45,6 +48,7 @@ def train_day(
     day: str | None,
     report: Callable[[str], None],
     options: Mapping[str, Any] | None = None,
+    selection: Selection | None = None,
 ) -> FinishedRun | None:
     """Materializes what is missing of a day, hourly and daily assets, and offers its model for deployment.
 
@@ -55,6 +59,7 @@ def train_day(
         day: The day; None for the oldest one that is not trained.
         report: Called with a line before each run.
         options: Training settings of this run, by name.
+        selection: How many episodes are wanted; agents and actions are among the options.
 
     Returns:
         The run of the daily assets, or None where `day` is None and no day is left.
@@ -77,9 +82,20 @@ def train_day(
                 f"{day} is not over, or nothing was recorded until then",
                 "`babylon train --mode list` shows the days that can be trained.",
             )
+    config = art_options(options or {})
     if not chosen.complete(settings):
         windows = len(partitions_of_day(chosen.day, settings))
         report(f"{chosen.day}: {chosen.resolved} of {windows} windows are resolved; materializing them")
-        run_hours(instance, chosen.day)
+        run_hours(instance, chosen.day, run_config=config)
+    elif too_thin := asyncio.run(unresolved_windows(settings, partitions_of_day(chosen.day, settings))):
+        report(f"{chosen.day}: {len(too_thin)} windows have another verdict now; materializing them")
+        run_hours(instance, chosen.day, run_config=config)
     report(f"{chosen.day}: batch, training, benchmark, deployment")
-    return run_day(instance, chosen.day, run_config=art_options(options or {}))
+    return run_day(instance, chosen.day, run_config={**config, **_batch_config(selection)})
+
+
+def _batch_config(selection: Selection | None) -> dict[str, Any]:
+    if selection is None or selection.target is None:
+        return {}
+    wanted = {"target_trajectories": selection.target, "max_dropout": selection.max_dropout}
+    return {"ops": {"training_batch": {"config": wanted}}}

@@ -186,6 +186,16 @@ async def test_a_backend_that_cannot_run_is_an_error(
     assert await counts(db) == [0, 0, 0]
 
 
+async def test_the_embedded_backend_trains_its_own_model_only(
+    db: Databases, store: ArtifactStore, settings: Settings
+):
+    """Another name for the tiny model would be a lie in every manifest that follows."""
+    asked = with_setting(settings, base_model="Qwen/Qwen2.5-0.5B-Instruct")
+    with pytest.raises(BackendNotAvailableError, match="BASE_MODEL is Qwen/.*trains babylon-tiny only"):
+        await train_day(db, store, asked, DAY)
+    assert await db.rl.fetchval("SELECT count(*) FROM rl.models WHERE base_model LIKE 'Qwen%'") == 0
+
+
 async def test_the_same_batch_gives_the_same_bytes_elsewhere(
     db: Databases,
     store: ArtifactStore,

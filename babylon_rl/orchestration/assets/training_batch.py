@@ -11,8 +11,15 @@ from babylon_rl.orchestration.charts import histogram_markdown
 from babylon_rl.orchestration.day_report import DayReport, report_day
 from babylon_rl.orchestration.partitions import ONE_DAY, WINDOWS_OF_THE_DAY, daily
 from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdown_table
-from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresResource, WandbResource
+from babylon_rl.orchestration.resources import (
+    ArtifactStoreResource,
+    ArtResource,
+    PostgresResource,
+    WandbResource,
+)
 from babylon_rl.records.store import ArtifactStore
+from babylon_rl.scoring.dropout import MOST
+from babylon_rl.settings import Settings
 from babylon_rl.training.batch import BatchRules, TrainingBatch, build_batch, load_batch
 from babylon_rl.training.diagnostics import SignalRules
 from babylon_rl.training.eligibility import Eligibility
@@ -26,6 +33,22 @@ class BatchConfig(dg.Config):
     skip_readiness: bool = Field(
         default=False, description="Train also below TRAINING_MIN_TRAJECTORIES and TRAINING_MIN_GROUPS."
     )
+    target_trajectories: int | None = Field(
+        default=None, ge=1, description="Episodes wanted; where there are more, some are left out."
+    )
+    max_dropout: float = Field(
+        default=MOST, ge=0.0, lt=1.0, description="Share of each window that is left out at most for it."
+    )
+
+    def selection(self, settings: Settings) -> Selection:
+        """Returns what to train of the day's scored windows."""
+        return Selection(
+            min_agents=settings.min_agents_per_window,
+            min_actions=settings.min_actions_per_trajectory or 0,
+            target=self.target_trajectories,
+            max_dropout=self.max_dropout,
+            cap=self.batch_size,
+        )
 
 
 @dg.asset(
@@ -41,6 +64,7 @@ async def training_batch(
     context: dg.AssetExecutionContext,
     config: BatchConfig,
     postgres: PostgresResource,
+    art: ArtResource,
     store: ArtifactStoreResource,
     wandb: WandbResource,
 ) -> dg.MaterializeResult:
@@ -49,7 +73,7 @@ async def training_batch(
     is not trained. A day that was trained keeps its batch: repeating it returns the same hash, and
     `superseded_by` if its windows would now give another one.
     """
-    day, settings, files = context.partition_key, postgres.settings(), store.open()
+    day, settings, files = context.partition_key, art.settings(postgres.settings()), store.open()
     rules = BatchRules(
         settings.training_min_groups,
         settings.training_min_trajectories,
@@ -71,8 +95,7 @@ async def training_batch(
     with retry_on_lost_database():
         # No narrower role: the leak scan reads the outcomes, which are closed to whoever may write batches.
         async with postgres.connect() as db:
-            wanted = Selection(min_actions=settings.min_actions_per_trajectory or 0, cap=config.batch_size)
-            batch = await build_batch(db.rl, files, day, rules, wanted)
+            batch = await build_batch(db.rl, files, day, rules, config.selection(settings))
             report = await report_day(db.rl, day)
     log_lineage(context, wandb, [PartitionReport(day, batch.sha256)])
     return dg.MaterializeResult(
