@@ -12,8 +12,8 @@ from babylon_rl.windows import window_id_at
 
 _CALL = """
 INSERT INTO rl.llm_calls (response_id, started_at, latency_ms, agent_id, agent_verified, requested_model,
-                          version, variant, rollout_id, fallback, attempts, stream, status, messages, parameters,
-                          content_sha256, capture_level)
+                          version, variant, rollout_id, fallback, attempts, stream, status, messages,
+                          parameters, content_sha256, capture_level)
 VALUES ($1, $2, $3, $4, $5, 'babylon-agent', $6, $7, $8, $9, 1, false, $10, '[]', '{}', '', 'process')
 """
 _ROW = """
