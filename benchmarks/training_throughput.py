@@ -10,6 +10,10 @@ completion token. Sampling is the engine here and `generate` there; everything e
 scoring, old log-probabilities, forward and backward passes, our measurement of the signal) counts as
 update. The sides take turns; ratios are medians over the cycles, the first of which is not counted.
 
+Both sides answer each prompt several times (TRL knows nothing else), and ours reads such a prompt once. On a
+day of windows each answer has a prompt of its own: `ratio_update_distinct` is our update of as many answers
+to distinct prompts beside the update of TRL.
+
 TRL runs in a virtual environment of its own, which is made under BABYLON_HOME/benchmarks the first time
 (torch and transformers at our versions); `--trl` names the interpreter of one that exists.
 """
@@ -58,12 +62,12 @@ def prompts(count: int) -> list[list[dict[str, str]]]:
 
 
 class Ours:
-    """Our side: the embedded engine, then the embedded backend's update."""
+    """Our side: the embedded engine, then the embedded backend's update of groups of `ANSWERS` rows."""
 
-    def __init__(self, model: Path, asked: list[list[dict[str, str]]]) -> None:
+    def __init__(self, model: Path, asked: list[list[dict[str, str]]], answers: int) -> None:
         self._engine = EmbeddedEngine.load(model, "base")
         self._trained = EmbeddedEngine.load(model, "trained").model
-        self._asked = asked
+        self._asked, self._answers = asked, answers
         self._cycle = 0
 
     def cycle(self) -> dict[str, float]:
@@ -72,7 +76,7 @@ class Ours:
         self._cycle += 1
         requests = [
             ChatRequest(messages, max_tokens=LIMIT, seed=self._cycle * 10**6 + number)
-            for number, messages in enumerate(m for m in self._asked for _ in range(ANSWERS))
+            for number, messages in enumerate(m for m in self._asked for _ in range(self._answers))
         ]
         answers = self._engine.sample(requests)
         sampled = time.process_time()
@@ -151,10 +155,8 @@ def measure(model: Path, python: Path, count: int, cycles: int) -> dict[str, Any
     with tempfile.TemporaryDirectory(prefix="babylon-bench-") as name:
         job = {"model": str(model), "prompts": asked, "answers": ANSWERS, "limit": LIMIT, "scratch": name}
         job |= {"epochs": RECIPE.epochs, "minibatches": RECIPE.minibatches, "cycles": cycles + 1}
-        theirs, ours = (
-            Theirs(python, job | {"learning_rate": RECIPE.learning_rate}, Path(name)),
-            Ours(model, asked),
-        )
+        theirs = Theirs(python, job | {"learning_rate": RECIPE.learning_rate}, Path(name))
+        ours, distinct = Ours(model, asked, ANSWERS), Ours(model, prompts(count * ANSWERS), 1)
         try:
             theirs.cycle()
             ours.cycle()
@@ -164,16 +166,19 @@ def measure(model: Path, python: Path, count: int, cycles: int) -> dict[str, Any
                 pairs.append((theirs.cycle(), ours.cycle()))
                 print(f"  TRL {_shown(pairs[-1][0])}; ours {_shown(pairs[-1][1])}", flush=True)
             peak = peak_mb()
+            windows = [distinct.cycle() for _ in range(cycles + 1)][1:]
         finally:
             theirs.close()
 
-    def ratio(*phases: str) -> float:
-        return round(statistics.median(_per_token(t, phases) / _per_token(o, phases) for t, o in pairs), 2)
+    def ratio(*phases: str, ours: list[dict[str, float]] | None = None) -> float:
+        beside = zip([trl for trl, _ in pairs], ours or [own for _, own in pairs], strict=True)
+        return round(statistics.median(_per_token(t, phases) / _per_token(o, phases) for t, o in beside), 2)
 
     return {
         "ratio": ratio("sampling", "update"),
         "ratio_sampling": ratio("sampling"),
         "ratio_update": ratio("update"),
+        "ratio_update_distinct": ratio("update", ours=windows),
         "peak_mb": round(peak),
         "prompts": count,
         "answers": ANSWERS,
@@ -211,6 +216,7 @@ def main() -> None:
     figures = measure(model, arguments.trl or trl_python(home), count, cycles)
     print(f"CPU per completion token, TRL over ours: {figures['ratio']:.2f}x")
     print(f"  sampling {figures['ratio_sampling']:.2f}x, update {figures['ratio_update']:.2f}x")
+    print(f"  update where every answer has a prompt of its own {figures['ratio_update_distinct']:.2f}x")
     figures |= {"trl": TRL, "quick": arguments.quick, "seconds": round(time.perf_counter() - started, 1)}
     figures |= {"machine": machine("torch", "transformers", "openpipe-art")}
     if arguments.json:

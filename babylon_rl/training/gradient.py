@@ -16,6 +16,7 @@ from babylon_rl.training.off_policy import correct, step_ratios
 from babylon_rl.training.optimizer_state import OptimizerState
 from babylon_rl.training.recipe import EmbeddedTrainConfig
 from babylon_rl.training.reliability import signal_share
+from babylon_rl.training.shared_prompts import by_prompt, number_prompts
 from babylon_rl.training.token_logprobs import at_tokens, batch_of, reference_logprobs, token_logprobs
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def optimise(
 
     with _seeded(config.seed):
         packed = _pack(tokenizer, groups, scale_rewards=config.scale_rewards)
+    packed["prompts"] = number_prompts(packed["tokens"], packed["assistant_mask"])
     rows = packed["tokens"].shape[0]
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if config.kl_penalty > 0:
@@ -70,7 +72,7 @@ def optimise(
     total, metrics = config.epochs * len(_steps(torch.arange(rows), config)), []
     model.train()
     for _ in range(config.epochs):
-        for micro_batches in _steps(torch.randperm(rows, generator=generator), config):
+        for micro_batches in _steps(by_prompt(packed["prompts"], generator), config):
             rate = _warm_up(optimiser, config, len(metrics) + 1)
             optimiser.zero_grad()
             measured = _accumulate(model, packed, micro_batches, config)

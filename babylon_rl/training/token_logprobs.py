@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from babylon_rl.training.shared_prompts import by_prompt, merge
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
@@ -23,14 +25,12 @@ def reference_logprobs(reference: "PreTrainedModel", packed: dict[str, Any]) -> 
 
     was_training = reference.training
     reference.eval()
-    rows = torch.arange(packed["tokens"].shape[0])
+    logprobs = torch.zeros(packed["tokens"].shape)
     with torch.no_grad():
-        parts = [
-            token_logprobs(reference, batch_of(reference, packed, chosen))[0].cpu()
-            for chosen in rows.split(REFERENCE_ROWS)
-        ]
+        for chosen in by_prompt(packed["prompts"]).split(REFERENCE_ROWS):
+            logprobs[chosen] = token_logprobs(reference, batch_of(reference, packed, chosen))[0].cpu()
     reference.train(was_training)
-    return torch.cat(parts)
+    return logprobs
 
 
 def at_tokens(before: "torch.Tensor") -> "torch.Tensor":
@@ -46,17 +46,33 @@ def token_logprobs(
     """Log-probability of each answer's next token and entropy of its distribution, zero elsewhere.
 
     Both have the shape ``(rows, longest)``; the first is aligned with the position before its token, as ART's
-    loss wants it. The vocabulary projection runs only where an answer's token is predicted.
+    loss wants it. The vocabulary projection runs only where an answer's token is predicted, and equal prompts
+    are read once.
     """
     import torch
 
     tokens, mask = batch["tokens"], batch["assistant_mask"]
-    hidden = model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
     predicted = mask[:, 1:]
-    log_probabilities = torch.log_softmax(model.lm_head(hidden[predicted]).float(), dim=-1)
+    log_probabilities = torch.log_softmax(model.lm_head(_predicting(model, batch)).float(), dim=-1)
     chosen = log_probabilities.gather(1, tokens[:, 1:][predicted][:, None])[:, 0]
     new_logprobs = torch.zeros(tokens.shape, device=tokens.device)
     entropies = torch.zeros(tokens.shape, device=tokens.device)
     new_logprobs[:, :-1][predicted] = chosen
     entropies[:, 1:][predicted] = -(log_probabilities.exp() * log_probabilities).sum(-1).detach()
     return new_logprobs, entropies
+
+
+def _predicting(model: "PreTrainedModel", batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+    """Last hidden states from which the answers' tokens are predicted, row by row."""
+    tokens, mask = batch["tokens"], batch["assistant_mask"]
+    trees = merge(model, tokens, mask, batch["prompts"])
+    if trees is None:
+        hidden = model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+        return hidden[mask[:, 1:]]
+    hidden = model.model(
+        input_ids=trees.tokens,
+        attention_mask=trees.attends,
+        position_ids=trees.positions,
+        use_cache=False,
+    ).last_hidden_state
+    return hidden.flatten(0, 1)[trees.predicting]
