@@ -19,6 +19,16 @@ class ServingFields(BaseSettings):
     gateway_rate_per_minute: float = Field(
         600.0, ge=0, description="Requests a minute that one agent may make (bursts of a sixth); 0: no limit."
     )
+    gateway_token_secret: SecretStr | None = Field(
+        None,
+        description="Signs agents' tokens (`babylon token AGENT`), 32 characters or more; several, comma-"
+        "separated, while one replaces another. Unset: keys only.",
+    )
+    gateway_owner_rate_per_minute: float = Field(
+        6000.0,
+        ge=0,
+        description="Requests a minute of all agents of one owner, or of one shared key; 0: no limit.",
+    )
     gateway_max_body_bytes: int = Field(2 << 20, ge=1024, description="Largest request body.")
     gateway_max_requests: int = Field(
         512, ge=1, description="Requests in flight; beyond that callers are told to come back (503)."
@@ -73,6 +83,18 @@ class ServingFields(BaseSettings):
         "enforce",
         description="Check each newly deployed model before it answers: it must differ from the base model "
         "and name its own version. enforce ends a deployment that fails.",
+    )
+    rollout_block_windows: int = Field(
+        2, ge=1, le=168, description="Hours that an agent stays with one version in an experiment."
+    )
+    rollout_alpha: float = Field(
+        0.05, gt=0, lt=1, description="Probability of a wrong decision on P&L over all looks at a rollout."
+    )
+    rollout_promote: bool = Field(
+        True, description="Promote on a significant gain. false: an operator does; rollbacks stay automatic."
+    )
+    rollout_watch_seconds: float = Field(
+        5.0, ge=0, description="Pause between two looks of the gateway at a rollout; 0: it does not look."
     )
     otel_exporter_otlp_endpoint: HttpUrl | None = Field(
         None, description="OpenTelemetry collector (OTLP over HTTP) for spans of calls. Unset: no spans."

@@ -8,7 +8,7 @@ refuses contradictions. Variables of the seed documents that have no effect here
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
 
 from babylon_rl.windows import normalize_window_id
@@ -213,12 +213,6 @@ class TrainingFields(BaseSettings):
     )
 
 
-_WITH_ROLLOUT: dict[str, JsonValue] = {
-    "no_effect": "no effect yet, comes with gradual rollout",
-    "warn": True,
-}
-
-
 class DeploymentFields(BaseSettings):
     """Gate, deployment and inference"""
 
@@ -241,8 +235,7 @@ class DeploymentFields(BaseSettings):
         100.0,
         ge=0,
         le=100,
-        description="Percent of agents that get the trained model; the others get the base. No effect yet.",
-        json_schema_extra=_WITH_ROLLOUT,
+        description="Percent of agents that get a trained model at all; the others get the base (sticky).",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port of `babylon serve`; 0 takes a free one.")
 

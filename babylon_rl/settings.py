@@ -138,6 +138,11 @@ class Settings(
         return not self.is_production if self.use_rl_model is None else self.use_rl_model
 
     @property
+    def gateway_knows_agents(self) -> bool:
+        """Whether callers can prove to be an agent: then nobody else is believed to be one."""
+        return self.gateway_api_keys is not None or self.gateway_token_secret is not None
+
+    @property
     def window_delay(self) -> timedelta:
         return timedelta(minutes=self.window_delay_minutes)
 

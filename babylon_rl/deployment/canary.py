@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from babylon_rl.deployment import registry
+from babylon_rl.deployment import registry, rollout_rows
 from babylon_rl.deployment.deploy import current, rollback
 from babylon_rl.deployment.errors import DeploymentError, NothingToRollBackError
 from babylon_rl.policy.chat import Message
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 MAX_TOKENS = 12
 
-_LOCK = "SELECT pg_advisory_xact_lock(hashtext('babylon_rl'), hashtext('rl.deployments'))"
 _END = "UPDATE rl.deployments SET ended_at = now() WHERE id = $1 AND ended_at IS NULL"
 _ARCHIVE = "UPDATE rl.models SET status = 'archived', archived_at = now() WHERE version = $1"
 _RECORD = """
@@ -116,7 +115,8 @@ async def latest(rl: asyncpg.Connection, version: str) -> bool | None:
 
 
 async def fail_deployment(rl: asyncpg.Connection, deployment_id: int, reason: str) -> str | None:
-    """Ends a deployment whose canary failed; the version before it serves again.
+    """Ends a deployment whose canary failed; the version before it serves again, or goes on where it was a
+    rollout's candidate.
 
     Safe to call from several gateways: only the first one finds the deployment still current.
 
@@ -124,8 +124,12 @@ async def fail_deployment(rl: asyncpg.Connection, deployment_id: int, reason: st
         The version that is deployed now; None where nothing was deployed before (the base model answers).
     """
     async with rl.transaction():
-        await rl.execute(_LOCK)
+        await rl.execute(rollout_rows.LOCK)
+        rollout = await rollout_rows.running(rl)
         failed = await current(rl)
+        if rollout is not None and rollout.deployment_id == deployment_id:
+            await rollout_rows.close(rl, rollout, "rolled_back", reason, "canary")
+            return failed.version if failed else None
         if failed is None or failed.id != deployment_id:
             return failed.version if failed else None
         try:

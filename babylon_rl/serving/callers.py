@@ -2,8 +2,8 @@
 
     GATEWAY_API_KEYS=key-for-everybody-0123456789,agent-7=key-of-agent-7-0123456789
 
-A key that is bound to an agent speaks for that agent only. With any other key, or without login, the agent is
-what the header `x-agent-id` says, and counts as not verified.
+A key that is bound to an agent, and a signed token (`tokens.py`), speak for that agent only. With any other
+key, or without login, the agent is what the header `x-agent-id` says, and counts as not verified.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from babylon_rl.serving.errors import GatewayError, GatewaySetupError
+from babylon_rl.serving.tokens import TokenSigner
 
 AGENT_HEADER = "x-agent-id"
 SHORTEST_KEY = 16
@@ -31,6 +32,13 @@ class Caller:
     """Whether a key vouches for the agent."""
     key: str | None
     """A fingerprint of the key, for logs and records."""
+    owner_id: str | None = None
+    """Who the agent belongs to, as its token says."""
+
+    @property
+    def quota_of(self) -> str | None:
+        """What shares one quota: an owner's agents, or whoever a shared key was given to."""
+        return self.owner_id or (None if self.verified else self.key)
 
     @property
     def limited_as(self) -> str:
@@ -49,13 +57,18 @@ class _Key:
 
 
 class Keyring:
-    """The keys that open the gateway; without any, everybody is let in (see `required`).
+    """The keys and tokens that open the gateway; without any, everybody is let in (see `required`).
+
+    Args:
+        keys: GATEWAY_API_KEYS.
+        signer: reads tokens.
 
     Raises:
         GatewaySetupError: a key is too short, or given twice.
     """
 
-    def __init__(self, keys: str | None = None) -> None:
+    def __init__(self, keys: str | None = None, signer: TokenSigner | None = None) -> None:
+        self._signer = signer or TokenSigner(None)
         self._keys: dict[bytes, _Key] = {}
         for entry in filter(None, map(str.strip, (keys or "").split(","))):
             agent, separator, key = entry.partition("=")
@@ -74,7 +87,7 @@ class Keyring:
     @property
     def required(self) -> bool:
         """Whether callers must send a key."""
-        return bool(self._keys)
+        return bool(self._keys) or self._signer.active
 
     def identify(self, authorization: bytes, agent_header: bytes) -> Caller:
         """Who sends these headers.
@@ -89,10 +102,13 @@ class Keyring:
             raise GatewayError(
                 400, "invalid_request_error", f"{AGENT_HEADER}: it must have 1 to 128 printable characters"
             )
-        if not self._keys:
+        if not self.required:
             return Caller(claimed or None, False, None)
         scheme, _, token = authorization.partition(b" ")
         digest = _digest(token.strip())
+        if scheme.lower() == b"bearer" and (claims := self._signer.read(token.strip())) is not None:
+            _require_same(claimed, claims.agent)
+            return Caller(claims.agent, True, digest.hex()[:12], claims.owner)
         key = self._keys.get(digest)
         if scheme.lower() != b"bearer" or key is None or not hmac.compare_digest(key.digest, digest):
             raise GatewayError(
@@ -100,10 +116,7 @@ class Keyring:
             )
         if key.agent_id is None:
             return Caller(claimed or None, False, key.fingerprint)
-        if claimed and claimed != key.agent_id:
-            raise GatewayError(
-                403, "agent_mismatch", f"{AGENT_HEADER}: this key belongs to another agent than {claimed!r}"
-            )
+        _require_same(claimed, key.agent_id)
         return Caller(key.agent_id, True, key.fingerprint)
 
 
@@ -154,6 +167,13 @@ class RateLimiter:
         if len(kept) > MOST_BUCKETS:
             kept = dict(list(kept.items())[MOST_BUCKETS // 2 :])
         self._buckets = kept
+
+
+def _require_same(claimed: str, agent_id: str) -> None:
+    if claimed and claimed != agent_id:
+        raise GatewayError(
+            403, "agent_mismatch", f"{AGENT_HEADER}: this key belongs to another agent than {claimed!r}"
+        )
 
 
 def _digest(key: bytes) -> bytes:

@@ -8,6 +8,9 @@ import msgspec
 from babylon_rl.serving.answers import Answer, LogprobsOf
 from babylon_rl.serving.protocol import MAX_INT32, ChatCall
 
+EXTERNAL = "external"
+"""The version of a model that is not in the registry (`SystemSettings.wandbModel`)."""
+
 
 class CapturedCall(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     """One call, in the order in which the spool keeps the fields: append new ones, with a default.
@@ -53,6 +56,9 @@ class CapturedCall(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     logprobs_of: LogprobsOf | None = None
     chat_template_hash: str | None = None
     level: str = "process"
+    rollout_id: int | None = None
+    owner_id: str | None = None
+    """Who the agent belongs to, as its token says."""
 
     def keep_request(self, call: ChatCall) -> None:
         """Takes over what was asked."""
@@ -103,11 +109,17 @@ _SHAPING = (
 def why_untrainable(call: CapturedCall) -> str | None:
     """The first reason why a call must not be trained on; None where it may be.
 
-    Needed are the tokens, a log-probability for each, and that these are of the distribution that was sampled
-    from: log-probabilities before temperature and top_p are that only where both are 1.
+    Needed are an agent that a key vouches for (or anybody could teach our models what they like by naming
+    another's agent), a version of ours, the tokens, a log-probability for each, and that these are of the
+    distribution that was sampled from: log-probabilities before temperature and top_p are that only where
+    both are 1.
     """
     if call.error is not None:
         return "error"
+    if not call.agent_verified:
+        return "agent_not_verified"
+    if call.version == EXTERNAL:
+        return "foreign_model"
     if call.token_ids is None or call.logprobs is None:
         return "no_tokens"
     if not call.token_ids or not call.prompt_token_ids:

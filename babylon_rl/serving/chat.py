@@ -54,12 +54,14 @@ class ChatEndpoint:
         capture: Capture,
         keyring: Keyring,
         limiter: RateLimiter,
+        quota: RateLimiter | None = None,
         metrics: Metrics,
         tracing: Tracing,
         limits: Limits,
     ) -> None:
         self._serving, self._router, self._dispatcher = serving, router, dispatcher
         self._capture, self._keyring, self._limiter = capture, keyring, limiter
+        self._quota = quota or RateLimiter(0.0)
         self._metrics, self._tracing, self._limits = metrics, tracing, limits
         self._in_flight = 0
 
@@ -96,6 +98,8 @@ class ChatEndpoint:
         )
         exchange.caller = self._keyring.identify(authorization, agent)
         self._limiter.take(exchange.caller.limited_as)
+        if (owner := exchange.caller.quota_of) is not None:
+            self._quota.take(owner)
         if self._in_flight > self._limits.in_flight:
             problem = "Too many requests are in flight"
             raise GatewayError(503, "overloaded", problem, "Try again soon.", retry_after=1.0, close=True)

@@ -43,7 +43,7 @@ _COLUMNS = (
     " requested_model, version, variant, upstream, model, fallback, fallback_reason, attempts, stream,"
     " status, error, messages, tools, parameters, temperature, top_p, max_tokens, seed, answer,"
     " finish_reason, prompt_tokens, completion_tokens, prompt_token_ids, token_ids, logprobs, logprobs_of,"
-    " chat_template_hash, capture_level, content_sha256, untrainable"
+    " chat_template_hash, capture_level, rollout_id, owner_id, content_sha256, untrainable"
 )
 # Arrays go as text: the driver's own encoding looks at every element for far longer than the server's parser.
 _ARRAYS = {"prompt_token_ids": "integer[]", "token_ids": "integer[]", "logprobs": "real[]"}
@@ -52,6 +52,9 @@ _PLACES = ", ".join(
     for number, name in enumerate(_COLUMNS.split(", "), 1)
 )
 _INSERT = f"INSERT INTO rl.llm_calls ({_COLUMNS}) VALUES ({_PLACES}) ON CONFLICT (response_id) DO NOTHING"
+
+_TEXTS = ("error", "fallback_reason", "agent_id", "requested_model", "model", "upstream_id", "owner_id")
+"""What a client or an upstream chose, without JSON's escapes: PostgreSQL refuses NUL in it."""
 
 _FIELDS = {field: index for index, field in enumerate(CapturedCall.__struct_fields__)}
 
@@ -197,7 +200,7 @@ def to_row(call: CapturedCall) -> tuple[object, ...]:
     for name in _ARRAYS:
         value = values[fields[name]]
         values[fields[name]] = None if value is None else f"{{{str(value)[1:-1]}}}"
-    for name in ("error", "fallback_reason", "agent_id", "requested_model", "model", "upstream_id"):
+    for name in _TEXTS:
         value = values[fields[name]]
         values[fields[name]] = None if value is None else value.replace("\0", "\ufffd")
     return (*values, content_of(call), why_untrainable(call))

@@ -73,6 +73,8 @@ class Exchange:
             attempts=min(progress.attempts, 1000),
             status=status,
             error=error,
+            rollout_id=self.route.rollout_id if self.route else None,
+            owner_id=caller.owner_id if caller else None,
         )
         if self.call is not None:
             call.keep_request(self.call)

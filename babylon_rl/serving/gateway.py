@@ -22,9 +22,11 @@ from babylon_rl.serving.dispatch import Dispatcher
 from babylon_rl.serving.errors import GatewaySetupError
 from babylon_rl.serving.metrics import Metrics, ServingCollector, SpoolCollector
 from babylon_rl.serving.models import ServedModels
-from babylon_rl.serving.routing import Router, Serving, route
+from babylon_rl.serving.routing import Router, Serving, release_route
 from babylon_rl.serving.spool import Spool
 from babylon_rl.serving.telemetry import NoTracing, OtlpTracing
+from babylon_rl.serving.tokens import TokenSigner
+from babylon_rl.serving.watcher import WatcherProcess
 from babylon_rl.settings import Settings
 
 REFRESH_SECONDS = 2.0
@@ -49,11 +51,14 @@ class Gateway:
     """
 
     def __init__(
-        self, settings: Settings, *, router: Router = route, routes: Sequence[BaseRoute] = ()
+        self, settings: Settings, *, router: Router = release_route, routes: Sequence[BaseRoute] = ()
     ) -> None:
-        keys = settings.gateway_api_keys
+        keys, secret = settings.gateway_api_keys, settings.gateway_token_secret
         self.settings = settings
-        self.keyring = Keyring(None if keys is None else keys.get_secret_value())
+        self.keyring = Keyring(
+            None if keys is None else keys.get_secret_value(),
+            TokenSigner(None if secret is None else secret.get_secret_value()),
+        )
         self.metrics = Metrics()
         self.models = ServedModels(settings, self._show)
         self._shown = ServingCollector()
@@ -74,6 +79,7 @@ class Gateway:
             capture=self.capture,
             keyring=self.keyring,
             limiter=RateLimiter(settings.gateway_rate_per_minute),
+            quota=RateLimiter(settings.gateway_owner_rate_per_minute),
             metrics=self.metrics,
             tracing=self.tracing,
             limits=Limits(
@@ -103,7 +109,7 @@ class Gateway:
             BabylonError: no model can be served.
         """
         async with open_databases(self.settings, role=ROLE) as databases:
-            await self.models.refresh(databases.rl)
+            await self.models.refresh(databases.rl, databases.game)
 
     def _show(self, serving: Serving) -> None:
         self._shown.serving = serving
@@ -113,6 +119,9 @@ class Gateway:
         drainer = DrainerProcess(self.spool, resolve_rl_dsn(self.settings)) if self.spool else None
         if drainer is not None:
             await drainer.start()
+        watcher = WatcherProcess() if self.settings.rollout_watch_seconds else None
+        if watcher is not None:
+            await watcher.start()
         following = asyncio.create_task(self._follow())
         try:
             yield
@@ -120,6 +129,8 @@ class Gateway:
             following.cancel()
             with suppress(asyncio.CancelledError):
                 await following
+            if watcher is not None:
+                await watcher.stop()
             await self.models.close()
             if self.spool is not None and drainer is not None:
                 await self.spool.close()
@@ -133,7 +144,7 @@ class Gateway:
                 async with open_databases(self.settings, role=ROLE) as databases:
                     while True:
                         await asyncio.sleep(REFRESH_SECONDS)
-                        await self.models.refresh(databases.rl)
+                        await self.models.refresh(databases.rl, databases.game)
             except Exception as error:  # the gateway keeps answering whatever happens to the database
                 log.warning("cannot look for deployments: %s", error)
                 await asyncio.sleep(REFRESH_SECONDS)
@@ -152,7 +163,7 @@ async def run_gateway(
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
-    router: Router = route,
+    router: Router = release_route,
     routes: Sequence[BaseRoute] = (),
 ) -> None:
     """Serve until interrupted. The port is taken, and the model loaded, before anything is announced.

@@ -1,28 +1,29 @@
-"""Which models answer: the deployed or pinned version and the base model, followed while the gateway runs.
+"""Which models answer: the active version, a rollout's candidate and the base model, followed while running.
 
-`USE_RL_MODEL` decides whether trained models answer at all, `RL_MODEL_VERSION` pins one (seed 000). A change
-is picked up without a restart and without losing a request: the new state replaces the old one as a whole,
-and calls that run keep the model that they began with. Before a deployed model answers it passes the canary
+What should answer is `wanted.py`'s question (seed 000: `USE_RL_MODEL`, `RL_MODEL_VERSION`). A change is
+picked up without a restart and without losing a request: the new state replaces the old one as a whole, and
+calls that run keep the model that they began with. Before a deployed model answers it passes the canary
 (`deployment/canary.py`); one that fails ends its deployment. What cannot be loaded leaves the models that are
-serving in place.
+serving in place; a candidate that cannot serves nobody.
 """
 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import asyncpg
 
 from babylon_rl.deployment import canary, registry
-from babylon_rl.deployment.deploy import current
-from babylon_rl.deployment.registry import ModelRecord
+from babylon_rl.deployment.assignment import Assignment
 from babylon_rl.deployment.versions import BASE
 from babylon_rl.errors import BabylonError
+from babylon_rl.serving.calls import EXTERNAL
 from babylon_rl.serving.canary import CanaryUnknownError, check
 from babylon_rl.serving.routing import Serving
 from babylon_rl.serving.targets import TargetOpener
 from babylon_rl.serving.upstream import Target
+from babylon_rl.serving.wanted import Candidate, Wanted, candidate_to_serve, model_to_serve, read_override
 from babylon_rl.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -31,27 +32,8 @@ RETRY_SECONDS = 30.0
 """After which a version that could not be served is tried again."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What should answer."""
-
-    model: ModelRecord
-    deployment_id: int | None
-    """Of the deployment that asks for it; None for a pinned version and for the base model."""
-
-
-async def model_to_serve(rl: asyncpg.Connection, settings: Settings) -> Wanted:
-    """The model that should answer now.
-
-    Raises:
-        UnknownVersionError: the pinned version, or even the base model, is not registered.
-    """
-    if settings.rl_model_enabled:
-        if settings.rl_model_version != "latest":
-            return Wanted(await registry.get(rl, settings.rl_model_version), None)
-        if (deployment := await current(rl)) is not None:
-            return Wanted(await registry.get(rl, deployment.version), deployment.id)
-    return Wanted(await registry.get(rl, str(BASE)), None)
+Key = tuple[str, int | None, str | None]
+"""What was asked for: version, deployment, override."""
 
 
 class ServedModels:
@@ -66,8 +48,11 @@ class ServedModels:
         self._settings, self._changed = settings, changed
         self._opener = TargetOpener(settings)
         self._base: Target | None = None
-        self._now: tuple[str, int | None] | None = None
-        self._failed: dict[tuple[str, int | None], float] = {}
+        self._now: Key | None = None
+        self._failed: dict[Key, float] = {}
+        self._candidate: tuple[Target, Assignment] | None = None
+        self._notes: tuple[str, ...] = ()
+        """Of the active version; a candidate's are added."""
 
     @property
     def version(self) -> str:
@@ -76,27 +61,95 @@ class ServedModels:
     async def close(self) -> None:
         await self._opener.close()
 
-    async def refresh(self, rl: asyncpg.Connection) -> bool:
+    async def refresh(self, rl: asyncpg.Connection, game: asyncpg.Connection | None = None) -> bool:
         """Serves what should answer if that is something else; returns whether it changed.
+
+        Args:
+            game: where the override of the game's operators is; None for no override.
 
         Raises:
             BabylonError: it cannot be served, nothing is serving yet, and the base model cannot step in.
         """
-        wanted = await model_to_serve(rl, self._settings)
-        key = (wanted.model.version, wanted.deployment_id)
+        override = None if game is None else await read_override(game)
+        wanted = await model_to_serve(rl, self._settings, override)
+        candidate = await candidate_to_serve(rl, self._settings, wanted)
+        if self._candidate is not None and (
+            candidate is None or candidate.assignment.rollout_id != self._candidate[1].rollout_id
+        ):
+            self._candidate = None  # before what it competed with: a rollback must not wait for anything
+            if self.serving is not None and self._now == _key(wanted):
+                self._publish(replace(self.serving, rollout=None, targets=self._without_candidate(None)))
+        changed = await self._refresh_active(rl, wanted)
+        return await self._refresh_candidate(rl, candidate) or changed
+
+    async def _refresh_active(self, rl: asyncpg.Connection, wanted: Wanted) -> bool:
+        key = _key(wanted)
         if key == self._now or time.monotonic() < self._failed.get(key, 0.0):
             return False
         try:
             base = await self._open_base(rl, needed=wanted.model.is_base)
-            target = base if wanted.model.is_base else await self._open(rl, wanted, base)
+            if wanted.external:
+                target = await self._opener.open_named(EXTERNAL, wanted.override or "")
+            else:
+                target = base if wanted.model.is_base else await self._open(rl, wanted, base)
         except BabylonError as error:
             self._failed[key] = time.monotonic() + RETRY_SECONDS
             return await self._without(rl, wanted, error)
         assert target is not None
         self._failed.clear()
         self._now = key
-        await self._serve(rl, target, ())
+        notes = (
+            () if wanted.override is None else (f"SystemSettings.wandbModel overrides: {wanted.override}",)
+        )
+        await self._serve(rl, target, notes, wanted.override)
         return True
+
+    async def _refresh_candidate(self, rl: asyncpg.Connection, candidate: Candidate | None) -> bool:
+        """Loads and checks a rollout's candidate, or takes over its new share; what fails serves nobody."""
+        if self.serving is None:
+            return False
+        if candidate is None:
+            self._note(None)
+            return False
+        if self._candidate is not None and self.serving.rollout is not None:
+            if candidate.assignment == self._candidate[1]:
+                return False
+            target = self._candidate[0]
+        else:
+            key = (candidate.model.version, candidate.deployment_id, None)
+            if time.monotonic() < self._failed.get(key, 0.0):
+                return False
+            try:
+                wanted = Wanted(candidate.model, candidate.deployment_id)
+                target = await self._open(rl, wanted, await self._open_base(rl, needed=False))
+            except BabylonError as error:
+                self._failed[key] = time.monotonic() + RETRY_SECONDS
+                log.error("the candidate %s serves nobody: %s", candidate.model.version, error)
+                self._note(f"the candidate {candidate.model.version} serves nobody: {error}")
+                return False
+        self._candidate = (target, candidate.assignment)
+        self._publish(
+            replace(
+                self.serving,
+                rollout=candidate.assignment,
+                targets=self._without_candidate(target),
+                notes=self._notes,
+            )
+        )
+        return True
+
+    def _note(self, note: str | None) -> None:
+        """Shows a note beside the active version's, or only those."""
+        assert self.serving is not None
+        notes = self._notes if note is None else (*self._notes, note)
+        if notes != self.serving.notes:
+            self._publish(replace(self.serving, notes=notes))
+
+    def _without_candidate(self, candidate: Target | None) -> dict[str, Target]:
+        """The targets of the active version and the base model, and of a candidate if there is one."""
+        assert self.serving is not None
+        kept = [self.serving.targets.get(self.serving.active), self._base, candidate]
+        return {one.version: one for one in kept if one is not None}
 
     async def _open(self, rl: asyncpg.Connection, wanted: Wanted, base: Target | None) -> Target:
         """The target of a trained version, checked.
@@ -158,6 +211,9 @@ class ServedModels:
         """Goes on with what serves, else with the base model where that may step in."""
         if self.serving is not None:
             log.error("keeping %s: %s", self.version, error)
+            if wanted.override is not None:
+                self._notes = (f"SystemSettings.wandbModel names what cannot be served: {error}",)
+                self._note(None)
             return False
         if isinstance(error, canary.CanaryError) and wanted.deployment_id is not None:
             now = await model_to_serve(rl, self._settings)
@@ -169,17 +225,33 @@ class ServedModels:
         await self._serve(rl, self._base, (str(error),))
         return True
 
-    async def _serve(self, rl: asyncpg.Connection, target: Target, notes: tuple[str, ...]) -> None:
+    async def _serve(
+        self, rl: asyncpg.Connection, target: Target, notes: tuple[str, ...], override: str | None = None
+    ) -> None:
         before, base = self.version, self._base
         record = await registry.get(rl, str(BASE)) if base is not None else None
-        targets = {one.version: one for one in (target, base) if one is not None}
-        self.serving = Serving(
-            active=target.version,
-            targets=targets,
-            base=base.version if base else None,
-            base_names=self._opener.names_of_base(record) if record else frozenset(),
-            fallback=self._settings.rl_fallback_to_base,
-            notes=notes,
+        candidate, self._notes = self._candidate, notes
+        beside = (target, base, candidate[0] if candidate else None)
+        self._publish(
+            Serving(
+                active=target.version,
+                targets={one.version: one for one in beside if one is not None},
+                base=base.version if base else None,
+                base_names=self._opener.names_of_base(record) if record else frozenset(),
+                fallback=self._settings.rl_fallback_to_base,
+                notes=notes,
+                rollout=candidate[1] if candidate else None,
+                trained_share=self._settings.rl_rollout_percentage,
+                verified_only=self._settings.gateway_knows_agents,
+                override=override,
+            )
         )
-        self._changed(self.serving)
         log.info("serving %s instead of %s", target.version, before)
+
+    def _publish(self, serving: Serving) -> None:
+        self.serving = serving
+        self._changed(serving)
+
+
+def _key(wanted: Wanted) -> Key:
+    return (wanted.model.version, wanted.deployment_id, wanted.override)

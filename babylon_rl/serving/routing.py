@@ -1,18 +1,22 @@
 """The seam between a request and the version that answers it.
 
 A router is a function from a `RouteRequest` and what can be served (`Serving`) to a `Route`. `route` is the
-plain one: the active version, a version or the base model by name. Gradual rollout and experiments replace it
-with one that looks at the agent and the time; everything else of the gateway stays as it is.
+plain one: the active version, a version or the base model by name. `release_route`, the gateway's, also looks
+at the agent and the time: RL_ROLLOUT_PERCENTAGE, a rollout's share or named agents, an experiment.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from babylon_rl.deployment.assignment import Assignment, draw
 from babylon_rl.serving.errors import GatewayError
 from babylon_rl.serving.upstream import Target
 
 DEFAULT_MODEL = "babylon-agent"
 """The name behind which the gateway chooses the version."""
+
+TRAINED_SALT = "RL_ROLLOUT_PERCENTAGE"
+"""Of the draws that RL_ROLLOUT_PERCENTAGE compares with: the same agents for every version and gateway."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,14 @@ class Serving:
     """Whether the base model answers where another version fails."""
     notes: tuple[str, ...] = field(default=())
     """What is not as it should be, for the readiness report."""
+    rollout: Assignment | None = None
+    """The rollout that runs, if its candidate is loaded."""
+    trained_share: float = 100.0
+    """Percent of agents that get a trained model at all; the others get the base."""
+    verified_only: bool = False
+    """Whether only agents that a key vouches for are believed to be who they say, in rollouts."""
+    override: str | None = None
+    """What `SystemSettings.wandbModel` names, while that decides who answers."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +63,11 @@ class Route:
     """Which target answers, under which variant it is counted, and what answers if it fails."""
 
     variant: str
-    """`active`, `base` or `pinned` here; experiments add `candidate`."""
+    """`active`, `candidate`, `base`, `pinned` (a version by name) or `override`."""
     target: Target
     fallback: Target | None = None
+    rollout_id: int | None = None
+    """The rollout that chose the variant."""
 
 
 Router = Callable[[RouteRequest, Serving], Route]
@@ -67,7 +81,8 @@ def route(request: RouteRequest, serving: Serving) -> Route:
     """
     name = request.model or DEFAULT_MODEL
     if name == DEFAULT_MODEL:
-        version, variant = serving.active, "base" if serving.active == serving.base else "active"
+        version = serving.active
+        variant = "base" if version == serving.base else "override" if serving.override else "active"
     elif name in serving.base_names and serving.base is not None:
         version, variant = serving.base, "base"
     else:
@@ -82,6 +97,32 @@ def route(request: RouteRequest, serving: Serving) -> Route:
             param="model",
         )
     return Route(variant, target, fallback_of(target, serving))
+
+
+def release_route(request: RouteRequest, serving: Serving) -> Route:
+    """`route`, and for `DEFAULT_MODEL` what the release of a model says about this agent now.
+
+    Callers without an agent, and agents that nobody vouches for where keys do so, get what is proven.
+
+    Raises:
+        GatewayError: 404, the name means nothing that is served.
+    """
+    plain = route(request, serving)
+    if (request.model or DEFAULT_MODEL) != DEFAULT_MODEL:
+        return plain
+    agent = request.agent_id if request.agent_verified or not serving.verified_only else None
+    base = None if serving.base is None else serving.targets.get(serving.base)
+    if serving.trained_share < 100.0 and base is not None and plain.variant != "override":
+        if agent is None or draw(agent, TRAINED_SALT) >= serving.trained_share:
+            return Route("base", base)
+    rollout = serving.rollout
+    if rollout is None:
+        return plain
+    arm = rollout.arm(agent, request.at)
+    target = serving.targets.get(rollout.version if arm == "candidate" else serving.active)
+    if target is None:
+        return plain
+    return Route(arm, target, fallback_of(target, serving), rollout.rollout_id)
 
 
 def fallback_of(target: Target, serving: Serving) -> Target | None:

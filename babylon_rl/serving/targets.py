@@ -67,6 +67,27 @@ class TargetOpener:
             await _load_adapter(upstream, name, model)
         return Target(model.version, upstream, name)
 
+    async def open_named(self, version: str, name: str) -> Target:
+        """A model that is not in the registry, by its name at the server or at W&B Inference.
+
+        Args:
+            version: what its answers are recorded as.
+
+        Raises:
+            GatewaySetupError: nothing here serves other models.
+        """
+        kind, url = self._settings.gateway_upstream_kind, self._settings.gateway_upstream_url
+        if kind == "embedded" or (url is None and self._settings.wandb_api_key is None):
+            raise GatewaySetupError(
+                f"the model {name[:100]!r} is not registered, and no server is set that could have it",
+                "Register it, set GATEWAY_UPSTREAM_URL or WANDB_API_KEY, or clear SystemSettings.wandbModel.",
+            )
+        if kind in ("openai", "vllm"):
+            return Target(version, self._server(kind), name)
+        return Target(
+            version, self._wandb() if url is None or kind == "wandb" else self._server("vllm"), name
+        )
+
     async def open_fallback(self, base: ModelRecord) -> Target:
         """The target of the base model as the last resort: on a server of its own where one is set."""
         settings = self._settings

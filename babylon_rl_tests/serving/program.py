@@ -30,7 +30,8 @@ class Program:
         self.process, self.address = process, address
 
     def client(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.address, api_key="none", max_retries=0, **options)
+        key = options.pop("key", "none")
+        return openai.OpenAI(base_url=self.address, api_key=key, max_retries=0, **options)
 
     def ask(self, **fields: Any) -> str:
         """The version that answers."""

@@ -26,6 +26,7 @@ from babylon_rl.serving.metrics import Metrics
 from babylon_rl.serving.routing import Router, Serving, route
 from babylon_rl.serving.spool import Level, Spool, read_frames, segments
 from babylon_rl.serving.telemetry import NoTracing, Tracing
+from babylon_rl.serving.tokens import TokenSigner
 from babylon_rl.serving.upstream import Target, Timeouts
 
 ACTIVE, BASE = "v0.0.1", "v0.0.0"
@@ -41,7 +42,9 @@ class Gateway:
     level: Level = "process"
     spool_bytes: int = 1 << 24
     keys: str | None = None
+    token_secret: str | None = None
     per_minute: float = 0.0
+    owner_per_minute: float = 0.0
     limits: Limits = field(default_factory=Limits)
     retries: int = 1
     tracing: Tracing = field(default_factory=NoTracing)
@@ -52,7 +55,7 @@ class Gateway:
         self.capture: Capture = NoCapture()
         if self.spool is not None:
             self.capture = SpoolCapture(Spool(self.spool, self.level, self.spool_bytes))
-        keyring = Keyring(self.keys)
+        keyring = Keyring(self.keys, TokenSigner(self.token_secret))
         chat = ChatEndpoint(
             serving=lambda: self.serving,
             router=self.router,
@@ -60,6 +63,7 @@ class Gateway:
             capture=self.capture,
             keyring=keyring,
             limiter=RateLimiter(self.per_minute),
+            quota=RateLimiter(self.owner_per_minute),
             metrics=self.metrics,
             tracing=self.tracing,
             limits=self.limits,
@@ -115,6 +119,11 @@ class Gateway:
         return self.post(
             {"model": "babylon-agent", "messages": [{"role": "user", "content": "BTC?"}], **fields}
         )
+
+    def ask_as(self, key: str, **headers: str) -> httpx.Response:
+        """The same question with a key or token."""
+        body = {"model": "babylon-agent", "messages": [{"role": "user", "content": "BTC?"}]}
+        return self.post(body, authorization=f"Bearer {key}", **headers)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", headers=headers)

@@ -111,8 +111,9 @@ def test_a_call_is_in_postgresql_within_a_second_with_all_that_training_needs(
     settings: Settings, home_with_base: Path, tmp_path: Path
 ) -> None:
     register_base(settings)
-    with gateway(settings, tmp_path / "log.txt") as program:
-        client = program.client(default_headers={"x-agent-id": "agent-7"})
+    key = "key-of-agent-7-0123456789"
+    with gateway(settings, tmp_path / "log.txt", GATEWAY_API_KEYS=f"agent-7={key}") as program:
+        client = program.client(key=key)
         whole = client.chat.completions.create(
             model="babylon-agent", messages=ASK, seed=5, temperature=0.7, max_tokens=9, user="u\x00"
         )

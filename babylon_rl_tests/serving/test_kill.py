@@ -86,7 +86,7 @@ def test_no_acknowledged_call_is_lost_or_stored_twice(
     rows = stored(settings, "response_id, version, capture_level, untrainable")
     ids = [row[0] for row in rows]
     assert len(ids) == len(set(ids)) and set(acknowledged) <= set(ids)
-    assert {row[1:] for row in rows} == {("v0.0.0", level, None)}
+    assert {row[1:] for row in rows} == {("v0.0.0", level, "agent_not_verified")}
     assert len(double.requests) >= len(ids)
 
 

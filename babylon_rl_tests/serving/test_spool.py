@@ -30,6 +30,8 @@ def call(number: int, **fields: object) -> CapturedCall:
     values: dict[str, object] = {
         "started_at": 1_790_000_000.0 + number,
         "latency_ms": 1.5,
+        "agent_id": "agent-7",
+        "agent_verified": True,
         "version": "v0.0.1",
         "messages": b'[{"role":"user","content":"BTC?"}]',
         "answer": b'{"role":"assistant","content":"buy"}',
@@ -322,6 +324,8 @@ def test_every_column_has_its_value() -> None:
         ({}, None),
         ({"finish_reason": "tool_calls"}, None),
         ({"error": "client_gone"}, "error"),
+        ({"agent_verified": False}, "agent_not_verified"),
+        ({"version": "external"}, "foreign_model"),
         ({"token_ids": None, "logprobs": None}, "no_tokens"),
         ({"prompt_token_ids": None}, "no_prompt_tokens"),
         ({"token_ids": [], "logprobs": [], "completion_tokens": 0}, "empty"),
