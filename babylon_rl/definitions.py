@@ -7,6 +7,7 @@ from babylon_rl.orchestration import (
     assets,
     checks,
     jobs,
+    rollouts,
     schedules,
     self_check_job,
     sensors,
@@ -31,8 +32,14 @@ defs = dg.Definitions(
         upkeep.upkeep_job,
         self_check_job.self_check_job,
         window_training.window_training_job,
+        rollouts.rollback_job,
     ],
-    sensors=[sensors.window_readiness, alert_sensors.run_failures, alert_sensors.alerts],
+    sensors=[
+        sensors.window_readiness,
+        rollouts.deployment_watch,
+        alert_sensors.run_failures,
+        alert_sensors.alerts,
+    ],
     schedules=[schedules.daily_training, upkeep.nightly_upkeep],
     resources={
         "postgres": PostgresResource(),

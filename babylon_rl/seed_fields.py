@@ -11,11 +11,6 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 
-def not_yet(topic: str, **constraints: Any) -> Any:
-    """A variable that a part still to be built will read."""
-    return _without_effect(f"no effect yet, comes with {topic}", True, constraints)
-
-
 def replaced(by: str, **constraints: Any) -> Any:
     """A variable whose work is done in another way."""
     return _without_effect(f"no effect: {by}", True, constraints)
@@ -56,8 +51,7 @@ class SeedFields(BaseSettings):
     openpipe_api_key: SecretStr | None = replaced("data stays in PostgreSQL, OpenPipe is not called")
 
     # Serving and operations
-    wandb_model: str | None = not_yet("the gateway")
-    deployment_strategy: str | None = not_yet("gradual rollout")
+    wandb_model: str | None = replaced("BASE_MODEL; the game's override is SystemSettings.wandbModel")
     github_token: SecretStr | None = games("Dagster starts training, not a workflow at GitHub")
     github_repo: str | None = games("Dagster starts training, not a workflow at GitHub")
     blob_read_write_token: SecretStr | None = replaced("ARTIFACT_URL; nothing is stored in public blobs")

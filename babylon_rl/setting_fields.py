@@ -222,6 +222,15 @@ class DeploymentFields(BaseSettings):
     gate_alpha: float = Field(
         0.05, gt=0, lt=1, description="Error probability that the gate may spend over all candidates."
     )
+    deployment_strategy: Literal["immediate", "gradual", "replace", "blue-green", "canary"] = Field(
+        "immediate",
+        description="How `deployed_model` releases a promoted checkpoint: to everybody, or measured against "
+        "the active one (DEPLOYMENT_SCHEDULE). The old names mean immediate, immediate and gradual.",
+    )
+    deployment_schedule: str = Field(
+        "10:24,50",
+        description="Shares in percent and their hours for strategy gradual; a share of 100 promotes.",
+    )
     use_rl_model: bool | None = Field(
         None, description="Master switch of trained models. Unset: on, but off in production."
     )

@@ -13,55 +13,18 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
-from babylon_rl.database.connection import MissingRoleError, open_databases
-from babylon_rl.deployment.measuring import Value
-from babylon_rl.deployment.watch import Pricing, WatchRules, watch
-from babylon_rl.outcomes.pricing import value_orders
-from babylon_rl.records.reader import refresh_window_rows
+from babylon_rl.database.connection import open_databases
+from babylon_rl.deployment.watch import watch
+from babylon_rl.deployment.watching import pricing, rules
 from babylon_rl.settings import Settings, get_settings
 
 log = logging.getLogger(__name__)
 
-ROLE, PRICING_ROLE = "babylon_gateway", "babylon_judge"
+ROLE = "babylon_gateway"
 RESTART_SECONDS = 2.0
 STOP_SECONDS = 5.0
-
-
-def rules(settings: Settings) -> WatchRules:
-    """How the watch decides, as the settings say."""
-    return WatchRules(
-        alpha=settings.rollout_alpha,
-        promote=settings.rollout_promote,
-        trust_unverified=not settings.gateway_knows_agents,
-    )
-
-
-def pricing(settings: Settings) -> Pricing:
-    """Values orders from the game's prices, or leaves it to the pipeline: the judge's role may be refused."""
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Value | None]:
-        try:
-            opening = open_databases(settings, role=PRICING_ROLE)
-            databases = await opening.__aenter__()
-        except MissingRoleError as refused:
-            log.info("orders are valued by the pipeline only: %s", refused)
-            yield None
-            return
-        try:
-            await refresh_window_rows(databases.game, databases.rl)
-
-            async def value(window_id: str) -> None:
-                await value_orders(databases.game, databases.rl, window_id)
-
-            yield value
-        finally:
-            await opening.__aexit__(None, None, None)
-
-    return opened
 
 
 async def run(settings: Settings, ended: asyncio.Event) -> None:

@@ -8,7 +8,9 @@ import pytest
 from babylon_rl.database.connection import Databases, connect
 from babylon_rl.deployment import registry
 from babylon_rl.deployment.deploy import deploy, history, rollback
+from babylon_rl.deployment.errors import StrategyError
 from babylon_rl.deployment.release import Release, release
+from babylon_rl.deployment.rollout import promote
 from babylon_rl.settings import Settings
 from babylon_rl_tests.deployment.conftest import MakeModel
 
@@ -103,3 +105,29 @@ async def test_the_game_is_left_alone_where_projection_is_off(
     quiet = Settings(_env_file=None, database_url=settings.database_url, project_to_game=False)
     assert (await release(db, quiet)).changed
     assert await db.game.fetchval('SELECT count(*) FROM "trained_models"') == 0
+
+
+async def test_a_gradual_release_leaves_the_incumbent_and_starts_one_rollout(
+    db: Databases, settings: Settings, make: MakeModel
+) -> None:
+    gradual = settings.model_copy(update={"deployment_strategy": "gradual"})
+    serving = await make("promoted")
+    first = await release(db, gradual)
+    assert (first.version, first.changed) == (serving.version, True), "nothing serves that it could be beside"
+    better = await make("promoted", parent=serving.version)
+    begun = await release(db, gradual)
+    assert (begun.version, begun.changed) == (serving.version, True)
+    assert f"{better.version} is rolled out beside it, 10 %" in begun.reason
+    again = await release(db, gradual)
+    assert again == Release(serving.version, False, f"a rollout of {better.version} is running")
+    await promote(db.rl, None)
+    assert await release(db, gradual) == Release(better.version, False, f"{better.version} serves already")
+
+
+async def test_a_schedule_that_is_none_is_refused(db: Databases, settings: Settings, make: MakeModel) -> None:
+    gradual = settings.model_copy(update={"deployment_strategy": "gradual", "deployment_schedule": "50:1,10"})
+    await make("promoted")
+    await release(db, gradual)
+    await make("promoted", parent="v0.0.1")
+    with pytest.raises(StrategyError, match="does not rise above 50 %"):
+        await release(db, gradual)
