@@ -73,6 +73,7 @@ def admin_app(settings: Settings) -> Starlette:
         route(f"{training}/jobs/{{job}}/cancel", "POST", handlers.cancel),
         route(f"{training}/models", "GET", handlers.models),
         route(f"{training}/deploy", "POST", handlers.deploy),
+        route(f"{training}/promote", "POST", handlers.promote),
         route(f"{training}/rollback", "POST", handlers.rollback),
         route(f"{training}/upload-model", "POST", handlers.upload_model),
         route("/api/admin/training-data", "GET", handlers.training_data),

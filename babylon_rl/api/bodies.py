@@ -33,9 +33,15 @@ class DeployBody(msgspec.Struct, forbid_unknown_fields=True):
     strategy: Literal["immediate", "gradual", "test", "replace", "blue-green", "canary"] = "gradual"
     rolloutPercentage: Annotated[float, Meta(ge=0, le=100)] = 10.0
     testAgentIds: Annotated[list[Agent], Meta(max_length=1000)] = []
+    schedule: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    """Shares and hours of a gradual rollout, such as 10:24,50:48,100; instead of the percentage."""
     force: bool = False
     """Whether to deploy what the gate has not promoted."""
     reason: Reason = "admin API"
+
+
+class PromoteBody(msgspec.Struct, forbid_unknown_fields=True):
+    reason: Reason = "promoted through the admin API"
 
 
 class RollbackBody(msgspec.Struct, forbid_unknown_fields=True):

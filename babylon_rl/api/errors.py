@@ -7,6 +7,7 @@ from babylon_rl.deployment.errors import (
     DeploymentError,
     InvalidVersionError,
     NothingToRollBackError,
+    StrategyError,
     UnknownVersionError,
 )
 from babylon_rl.errors import BabylonError
@@ -40,6 +41,7 @@ class AdminError(BabylonError):
 _STATUSES: tuple[tuple[type[BabylonError], int], ...] = (
     (UnknownVersionError, 404),
     (InvalidVersionError, 400),
+    (StrategyError, 400),
     (NothingToRollBackError, 400),  # as the game's own route answers
     (DeploymentError, 409),
     (UnreachableDatabaseError, 503),

@@ -13,6 +13,7 @@ from babylon_rl.api.bodies import (
     AiModelsBody,
     CancelBody,
     DeployBody,
+    PromoteBody,
     RollbackBody,
     TriggerBody,
     WorkerBody,
@@ -27,12 +28,13 @@ from babylon_rl.api.jobs import cancel, choose_day, find_job, start_job
 from babylon_rl.api.models import list_models
 from babylon_rl.api.pools import Pools
 from babylon_rl.api.readiness import read_readiness
-from babylon_rl.api.releases import read_rollout, release, take_back
+from babylon_rl.api.releases import finish, read_rollout, release, take_back
 from babylon_rl.api.status import Statistics, job_json, read_status
 from babylon_rl.api.training_data import read_training_data
 from babylon_rl.api.uploads import receive_model
 from babylon_rl.errors import BabylonError
 from babylon_rl.records.reader import refresh_window_rows
+from babylon_rl.serving.wanted import read_override
 from babylon_rl.settings import Settings
 from babylon_rl.windows import parse_day
 
@@ -65,7 +67,7 @@ class Handlers:
                     body = {
                         **await read_status(db.game, db.rl, self._settings, self._statistics),
                         **await read_dashboard(db.rl),
-                        "rollout": await read_rollout(db.rl),
+                        "rollout": await read_rollout(db.rl, self._settings, await read_override(db.game)),
                         "dagsterUrl": self._settings.dagster_url,
                     }
                 self._shown = (time.monotonic(), body)
@@ -114,6 +116,13 @@ class Handlers:
         body = await read_body(request, DeployBody)
         async with self._pools.writing() as db:
             answer = await release(db, self._settings, body)
+        self._shown = (-1e9, {})
+        return JSONResponse({"success": True, **answer})
+
+    async def promote(self, request: Request) -> Response:
+        body = await read_body(request, PromoteBody)
+        async with self._pools.writing() as db:
+            answer = await finish(db, self._settings, body)
         self._shown = (-1e9, {})
         return JSONResponse({"success": True, **answer})
 

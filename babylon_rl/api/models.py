@@ -8,6 +8,7 @@ import asyncpg
 from starlette.concurrency import run_in_threadpool
 
 from babylon_rl.api.formats import iso, number
+from babylon_rl.deployment.call_usage import ModelUsage, model_usage
 from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.deployment.registry import list_models as registered
 from babylon_rl.deployment.verdicts import BenchmarkRecord, all_benchmarks
@@ -27,12 +28,14 @@ async def list_models(rl: asyncpg.Connection, *, limit: int = SHOWN) -> tuple[li
     """The newest models as callers see them, and how many there are."""
     models = await registered(rl)
     used = {row["version"]: row for row in await rl.fetch(_USED)}
+    usage = await model_usage(rl)
     benchmarks: dict[str, BenchmarkRecord] = {}
     for record in await all_benchmarks(rl, limit=1000):
         if record.purpose == "gate":
             benchmarks.setdefault(record.version, record)
     shown = [
-        model_json(model, benchmarks.get(model.version), used.get(model.version)) for model in models[:limit]
+        model_json(model, benchmarks.get(model.version), used.get(model.version), usage.get(model.version))
+        for model in models[:limit]
     ]
     sizes = await run_in_threadpool(lambda: [_size(model.storage_path) for model in models[:limit]])
     for entry, size in zip(shown, sizes, strict=True):
@@ -41,7 +44,10 @@ async def list_models(rl: asyncpg.Connection, *, limit: int = SHOWN) -> tuple[li
 
 
 def model_json(
-    model: ModelRecord, benchmark: BenchmarkRecord | None, used: asyncpg.Record | None
+    model: ModelRecord,
+    benchmark: BenchmarkRecord | None,
+    used: asyncpg.Record | None,
+    usage: ModelUsage | None,
 ) -> dict[str, Any]:
     """The game's keys first, then ours."""
     measured = model.metrics.get("benchmark") or {}
@@ -62,6 +68,7 @@ def model_json(
         "branch": model.branch,
         "verdict": model.verdict,
         "deployedAt": iso(model.deployed_at),
+        "totalInferences": usage.inferences if usage else 0,
         "calls24h": used["calls"] if used else 0,
         "fallbacks24h": used["fallbacks"] if used else 0,
         "errors24h": used["errors"] if used else 0,

@@ -94,6 +94,7 @@ def describe() -> dict[str, Any]:
                             "maximum": 100,
                             "default": 10,
                         },
+                        "schedule": {"type": ["string", "null"], "minLength": 1, "maxLength": 200},
                         "testAgentIds": {
                             "type": "array",
                             "maxItems": 1000,
@@ -104,6 +105,9 @@ def describe() -> dict[str, Any]:
                     },
                     required=("modelVersion",),
                 )
+            },
+            f"{_TRAINING}/promote": {
+                "post": _operation("promoteModel", {200: DEPLOYED}, (400, 409, 413), {"reason": _REASON})
             },
             f"{_TRAINING}/rollback": {
                 "post": _operation(

@@ -46,6 +46,7 @@ MODEL = obj(
     avgReward=MAYBE_NUMBER,
     status={"enum": ["training", "ready", "deployed", "archived", "failed"]},
     agentsUsing=COUNT,
+    totalInferences=COUNT,
     blobUrl=MAYBE_TEXT,
     size={"type": ["integer", "null"]},
     wandbRunId=MAYBE_TEXT,

@@ -7,14 +7,15 @@ from typing import Literal
 import asyncpg
 import msgspec
 
+from babylon_rl.deployment.call_usage import model_usage
 from babylon_rl.deployment.errors import (
     NothingToRollBackError,
     ProjectionConflictError,
     WrongStatusError,
     WrongVerdictError,
 )
-from babylon_rl.deployment.projection import project_model
-from babylon_rl.deployment.registry import USABLE, ModelRecord, get
+from babylon_rl.deployment.projection import project_model, project_usage, shown_statuses
+from babylon_rl.deployment.registry import USABLE, ModelRecord, get, list_models
 from babylon_rl.deployment.rollout_rows import LOCK, close, running
 
 log = logging.getLogger(__name__)
@@ -228,3 +229,19 @@ async def project_change(
                 await project_model(game, await get(rl, version))
         except (asyncpg.PostgresError, ProjectionConflictError, OSError) as problem:
             log.warning("%s is not shown in the game's trained_models yet: %s", version, problem)
+
+
+async def project_serving(rl: asyncpg.Connection, game: asyncpg.Connection) -> None:
+    """Shows the game what a gateway decided by itself, and how much each model is used; repeatable.
+
+    A failure is logged, not raised: the next call makes up for it.
+    """
+    try:
+        async with game.transaction():
+            shown = await shown_statuses(game)
+            for model in await list_models(rl):
+                if shown.get(model.version, model.status) != model.status:
+                    await project_model(game, model)
+            await project_usage(game, await model_usage(rl))
+    except (asyncpg.PostgresError, ProjectionConflictError, OSError) as problem:
+        log.warning("what serves is not shown in the game's trained_models yet: %s", problem)

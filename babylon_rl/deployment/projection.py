@@ -12,6 +12,7 @@ from typing import Any, Literal
 import asyncpg
 import msgspec
 
+from babylon_rl.deployment.call_usage import ModelUsage
 from babylon_rl.deployment.errors import ProjectionConflictError
 from babylon_rl.deployment.registry import ModelRecord
 
@@ -38,6 +39,13 @@ ON CONFLICT ("modelId") DO UPDATE
  WHERE ours."id" = excluded."id"
 RETURNING "id"
 """
+_USAGE = f"""
+UPDATE trained_models SET "agentsUsing" = used.agents, "totalInferences" = used.inferences
+  FROM unnest($1::text[], $2::int[], $3::bigint[]) AS used (version, agents, inferences)
+ WHERE trained_models."version" = used.version AND trained_models."id" LIKE '{_OURS}%'
+   AND ("agentsUsing", "totalInferences") IS DISTINCT FROM (used.agents, used.inferences)
+"""
+_SHOWN = f"""SELECT "version", "status" FROM trained_models WHERE "id" LIKE '{_OURS}%'"""
 _BATCH = f"""
 INSERT INTO training_batches AS ours
        ("id", "batchId", "scenarioId", "baseModel", "modelVersion", "trajectoryIds", "rewardsJson",
@@ -117,6 +125,22 @@ async def project_model(game: asyncpg.Connection, model: ModelRecord) -> None:
         wandb.get("wandb_artifact_id"),
     )
     _require_ours(row, "trained_models", "modelId", model.model_id)
+
+
+async def project_usage(game: asyncpg.Connection, usage: Mapping[str, ModelUsage]) -> None:
+    """Write `agentsUsing` and `totalInferences` of our models where they changed; `updatedAt` stays."""
+    most = 2**31 - 1
+    await game.execute(
+        _USAGE,
+        list(usage),
+        [used.agents_using for used in usage.values()],
+        [min(used.inferences, most) for used in usage.values()],
+    )
+
+
+async def shown_statuses(game: asyncpg.Connection) -> dict[str, str]:
+    """The status of each of our models as the game sees it, by version."""
+    return dict(await game.fetch(_SHOWN))
 
 
 async def project_batch(game: asyncpg.Connection, batch: GameBatch) -> None:

@@ -7,6 +7,7 @@ import socket
 import dagster as dg
 from pydantic import Field
 
+from babylon_rl.deployment.deploy import project_serving
 from babylon_rl.deployment.rollout import roll_back, rollout_status
 from babylon_rl.deployment.watch import Watched, watch
 from babylon_rl.deployment.watching import pricing, rules
@@ -24,7 +25,8 @@ WATCHER = "babylon_gateway"
     default_status=STANDING.sensor,
     description="Looks at the running rollout: promotes a significant gain, takes back a significant loss or "
     "a burst of errors, moves a schedule on. The gateway does the same every few seconds; one of them leads, "
-    "by a lease, so a decision is made once, and also with this daemon down.",
+    "by a lease, so a decision is made once, and also with this daemon down. What serves and how much it is "
+    "used is shown in the game's trained_models (PROJECT_TO_GAME).",
 )
 def deployment_watch(context: dg.SensorEvaluationContext, postgres: PostgresResource) -> dg.SkipReason:
     settings = postgres.settings()
@@ -33,7 +35,11 @@ def deployment_watch(context: dg.SensorEvaluationContext, postgres: PostgresReso
         async with postgres.connect(role=WATCHER) as db:
             owner = f"dagster {socket.gethostname()} {os.getpid()}"
             watched = await watch(db.rl, None, rules(settings), owner=owner, pricing=pricing(settings))
-            return watched, sentence(await rollout_status(db.rl))
+            state = sentence(await rollout_status(db.rl))
+        if settings.project_to_game:
+            async with postgres.connect(role=TRAINER) as db:
+                await project_serving(db.rl, db.game)
+        return watched, state
 
     watched, state = asyncio.run(look())
     if watched.decision in ("promote", "roll_back"):

@@ -1,5 +1,6 @@
 """The dashboard in a headless Chromium, on a desk and on a phone; no request leaves this machine."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from babylon_rl.database.connection import connect
 from babylon_rl.deployment.deploy import deploy
 from babylon_rl.deployment.registry import ensure_base, register
 from babylon_rl.deployment.verdicts import record_benchmark
+from babylon_rl.deployment.watch import WatchRules, watch
 from babylon_rl.settings import Settings
 from babylon_rl_tests.api.conftest import TOKEN, Admin, admin_settings
 from babylon_rl_tests.api.dagster_double import DagsterDouble
 from babylon_rl_tests.api.recorded_day import record_day, run
+from babylon_rl_tests.deployment.experiments import Market, full_hour, noisy
 from babylon_rl_tests.skipping import require_tool
 
 if TYPE_CHECKING:
@@ -191,6 +194,39 @@ def test_a_model_is_deployed_and_taken_back(page: "Page", admin: Admin) -> None:
     page.click("#rollback")
     page.click("#dialog-ok")
     shows(page, "#dialog-error", "first model that was deployed")
+
+
+def test_a_rollout_is_started_watched_and_promoted(page: "Page", admin: Admin, dsn: str) -> None:
+    """What the experiment says is there as soon as a look at it is: the figures, and what decides."""
+    log_in(page, admin)
+    page.click("button[aria-label='Deploy v0.0.3']")
+    page.select_option("#strategy", "gradual")
+    page.fill("#schedule", "50:200,100")
+    page.click("dialog button:has-text('Deploy')")
+    shows(page, "#rollout", "v0.0.3 on trial with")
+    shows(page, "#rollout", "Schedule: 50 % for 200 h, then 100 %")
+    shows(page, "#rollout", "Nothing has settled yet")
+
+    async def played() -> None:
+        connection = await connect(dsn)
+        await connection.execute("UPDATE rl.rollouts SET origin = $1, block_windows = 1", full_hour(64))
+        await connection.execute("UPDATE rl.rollout_stages SET from_time = $1", full_hour(64))
+        market = Market(connection)
+        await market.play(await market.assignment(), 60, noisy(0.0))
+        for _ in range(3):
+            await watch(connection, None, WatchRules(), owner="test")
+        await connection.close()
+
+    run(played())
+    shows(page, "#rollout", "minimum detectable effect")
+    shows(page, "#rollout", "attributed P&L (USD per agent and hour)")
+    shows(page, "#rollout", "60 hours, 30 pairs of blocks")
+    if place := os.environ.get("SCREENSHOTS"):
+        page.locator("#rollout").screenshot(path=f"{place}/rollout.png")
+    page.click("#promote")
+    page.click("dialog button:has-text('Promote')")
+    shows(page, "#rollout", "No experiment is running")
+    assert "v0.0.3" in page.locator("#rollout").inner_text()
 
 
 def test_the_page_follows_what_happens_elsewhere(page: "Page", admin: Admin) -> None:

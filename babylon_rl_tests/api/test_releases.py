@@ -14,6 +14,7 @@ from babylon_rl.settings import Settings
 from babylon_rl_tests.api.conftest import Admin, admin_settings
 
 DEPLOY, ROLLBACK = "/api/admin/training/deploy", "/api/admin/training/rollback"
+PROMOTE = "/api/admin/training/promote"
 
 
 @pytest.fixture
@@ -74,6 +75,10 @@ def test_deploy_and_rollback_answer_as_the_game_expects(admin: Admin) -> None:
         ({"modelVersion": "v0.0.1", "rolloutPercentage": -1}, 400, "rolloutPercentage"),
         ({"modelVersion": "v0.0.1", "rolloutPercentage": "10"}, 400, "rolloutPercentage"),
         ({"modelVersion": "v0.0.1", "strategy": "test"}, 400, "testAgentIds"),
+        ({"modelVersion": "v0.0.1", "strategy": "test", "testAgentIds": ["a\nb"]}, 400, "no agent id"),
+        ({"modelVersion": "v0.0.1", "schedule": "50:1,10"}, 400, "does not rise"),
+        ({"modelVersion": "v0.0.1", "schedule": "much"}, 400, "no step"),
+        ({"modelVersion": "v0.0.3"}, 409, "not promoted"),
     ],
 )
 def test_what_is_refused(admin: Admin, body: dict[str, Any], status: int, told: str) -> None:
@@ -112,3 +117,46 @@ def test_two_promotions_at_once_leave_one_active(admin: Admin, dsn: str) -> None
             await connection.close()
 
     assert asyncio.run(count()) == 1
+
+
+def rollout_of(admin: Admin) -> Any:
+    return admin.get("/api/admin/training/dashboard").json()["rollout"]
+
+
+def test_a_gradual_release_is_shown_moved_on_and_promoted(admin: Admin) -> None:
+    deploy(admin, "v0.0.1")
+    begun = admin.post(DEPLOY, {"modelVersion": "v0.0.2"}).json()  # gradual, 10 %: the seeds' defaults
+    assert begun["modelVersion"] == "v0.0.2" and begun["strategy"] == "gradual" and begun["changed"] is True
+    shown = rollout_of(admin)
+    assert shown["active"]["version"] == "v0.0.1" and shown["candidate"]["version"] == "v0.0.2"
+    assert shown["candidate"]["strategy"] == "gradual" and shown["candidate"]["measuredFrom"]
+    assert shown["candidate"]["schedule"] == [{"percentage": 10.0, "windows": None}]
+    assert shown["experiment"] is None and shown["strategies"] == ["immediate", "gradual", "test"]
+    more = deploy(admin, "v0.0.2", strategy="canary", rolloutPercentage=50)
+    assert more.status_code == 200 and rollout_of(admin)["candidate"]["schedule"][0]["percentage"] == 50
+    other = deploy(admin, "v0.0.3", strategy="gradual", force=True)
+    assert other.status_code == 409 and "rollout of v0.0.2 is running" in other.json()["error"]
+    done = admin.post(PROMOTE, {"reason": "it trades well"}).json()
+    assert done["modelVersion"] == "v0.0.2" and done["replaced"] == "v0.0.1"
+    assert admin.post(PROMOTE).status_code == 409
+    assert rollout_of(admin)["candidate"] is None
+
+
+def test_a_candidate_is_taken_back_and_the_active_version_stays(admin: Admin) -> None:
+    deploy(admin, "v0.0.1")
+    named = deploy(admin, "v0.0.2", strategy="test", testAgentIds=["agent-1", "agent-2"]).json()
+    assert named["agentsUpdated"] == 2
+    assert rollout_of(admin)["candidate"]["agents"] == ["agent-1", "agent-2"]
+    back = admin.post(ROLLBACK).json()
+    assert back["modelVersion"] == "v0.0.1" and back["replaced"] == "v0.0.2"
+    assert rollout_of(admin)["candidate"] is None
+
+
+@pytest.mark.parametrize(("percentage", "candidate"), [(0, "v0.0.2"), (100, None)])
+def test_the_ends_of_the_share(admin: Admin, percentage: int, candidate: str | None) -> None:
+    deploy(admin, "v0.0.1")
+    answer = deploy(admin, "v0.0.2", strategy="gradual", rolloutPercentage=percentage)
+    assert answer.status_code == 200, answer.text
+    shown = rollout_of(admin)
+    assert (shown["candidate"] or {}).get("version") == candidate
+    assert shown["active"]["version"] == ("v0.0.1" if candidate else "v0.0.2")

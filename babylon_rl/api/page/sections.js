@@ -6,10 +6,11 @@ import { $, check, confirm, field, h, pill, table, when } from "./dom.js";
 const KINDS = {
   succeeded: "good", done: "good", deployed: "good", promoted: "good", ready: "busy", running: "busy", queued: "busy",
   starting: "busy", training: "busy", pending: "busy", failed: "bad", rejected: "bad", in_doubt: "bad",
-  cancelled: "warn", inconclusive: "warn",
+  cancelled: "warn", inconclusive: "warn", promote: "good", hold: "busy", roll_back: "bad",
 };
 const state = (word) => (word ? pill(word.replace("_", " "), KINDS[word] ?? "") : h("span", {}, "–"));
 const count = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en"));
+const figure = (value) => (value === null || value === undefined ? "–" : Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 }));
 const STAGES = { training_batch: "freezing the batch", trained_checkpoint: "training", checkpoint_benchmark: "benchmark", deployed_model: "deployment" };
 
 /** Long reasons take two lines; the whole text is the element's title. */
@@ -124,26 +125,53 @@ function rollout(data, act) {
   const parts = [serving];
   if (candidate) {
     parts.push(h("div", { class: "job" },
-      h("div", { class: "row" }, h("span", {}, h("b", {}, candidate.version), ` on trial with ${candidate.percentage} % of the agents`), candidate.strategy ? pill(candidate.strategy, "busy") : ""),
-      h("progress", { value: candidate.percentage, max: 100, "aria-label": "Percentage of the rollout" }),
+      h("div", { class: "row" }, h("span", {}, h("b", {}, candidate.version), ` on trial with ${candidate.strategy === "test" ? `${candidate.agents.length} named agents` : `${candidate.percentage} % of the agents`}`), candidate.strategy ? pill(candidate.strategy, "busy") : ""),
+      candidate.strategy === "test" ? h("p", { class: "meta" }, candidate.agents.join(", ")) : h("progress", { value: candidate.percentage, max: 100, "aria-label": "Percentage of the rollout" }),
+      candidate.schedule.length > 1 ? h("p", { class: "meta" }, "Schedule: ", candidate.schedule.map((step) => `${step.percentage} %${step.windows ? ` for ${step.windows} h` : ""}`).join(", then ")) : "",
+      candidate.measuredFrom ? h("p", { class: "meta" }, "Measured from ", when(candidate.measuredFrom), `, blocks of ${candidate.blockHours} h`) : "",
       h("p", { class: "meta" }, candidate.reason ?? "", " · ", when(candidate.startedAt))));
   }
-  if (experiment) {
-    parts.push(h("dl", {}, Object.entries(experiment).flatMap(([key, value]) => [
-      h("dt", {}, key.replace(/([A-Z])/g, " $1").toLowerCase()), h("dd", {}, value === null ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value))])));
-  } else if (candidate) parts.push(h("p", { class: "hint" }, "No verdict of the A/B comparison yet."));
+  if (data.rollout.override) parts.push(h("p", { class: "hint" }, `The game's SystemSettings.wandbModel overrides this: ${data.rollout.override}`));
+  if (data.rollout.pinned) parts.push(h("p", { class: "hint" }, `RL_MODEL_VERSION pins ${data.rollout.pinned}.`));
+  if (!data.rollout.enabled) parts.push(h("p", { class: "hint" }, "USE_RL_MODEL is off: the base model answers."));
+  else if (data.rollout.trainedShare < 100) parts.push(h("p", { class: "hint" }, `RL_ROLLOUT_PERCENTAGE: ${data.rollout.trainedShare} % of the agents get a trained model at all.`));
+  if (experiment) parts.push(...comparison(experiment));
+  else if (candidate) parts.push(h("p", { class: "hint" }, candidate.measuredFrom ? "Nothing has settled yet: the first figures come two hours after the first window." : "Nothing is measured: an operator decides."));
   else parts.push(h("p", { class: "empty" }, "No experiment is running."));
   const earlier = data.deployments.find((one) => one.endedAt);
-  parts.push(h("div", { class: "actions" }, h("button", { class: "danger", id: "rollback", disabled: !earlier && !candidate, onclick: () => askRollback(data, act) }, "Roll back…")));
+  parts.push(h("div", { class: "actions" }, candidate ? h("button", { id: "promote", onclick: () => askPromote(candidate, act) }, "Promote…") : "", h("button", { class: "danger", id: "rollback", disabled: !earlier && !candidate, onclick: () => askRollback(data, act) }, "Roll back…")));
   return parts;
+}
+
+function comparison(experiment) {
+  const left = Object.entries(experiment.leftOut).map(([reason, agents]) => `${agents} ${reason.replaceAll("_", " ")}`).join(", ");
+  return [
+    h("p", {}, state(experiment.decision), " ", experiment.reason),
+    experiment.metrics.length ? table([
+      ["Candidate less incumbent", "", (m) => [m.label]],
+      ["Candidate", "n", (m) => figure(m.candidate)],
+      ["Incumbent", "n", (m) => figure(m.incumbent)],
+      ["Difference, at any look", "n", (m) => m.mean === null ? "–" : [figure(m.mean), h("span", { class: "sub" }, m.low === null ? "too few pairs" : `${figure(m.low)} to ${figure(m.high)}`), h("span", { class: "sub" }, m.detectable === null ? "" : `detectable ${figure(m.detectable)}`)]],
+    ], experiment.metrics, "") : "",
+    h("p", { class: "meta" }, `${experiment.windows ?? 0} hours, ${experiment.pairs ?? 0} pairs of blocks, looked at `, when(experiment.checkedAt), left ? `; left out: ${left} agent-hours` : ""),
+  ];
+}
+
+function askPromote(candidate, act) {
+  const reason = h("input", { id: "reason", maxlength: 500, value: "promoted on the dashboard" });
+  confirm({
+    title: `Give ${candidate.version} to everybody?`, action: "Promote",
+    body: [h("p", {}, "The trial ends; the version that serves now is archived and can be taken back to."), field("Reason", reason)],
+    act: () => act("POST", "promote", { reason: reason.value }, (answer) => `${answer.modelVersion} serves everybody`),
+  });
 }
 
 function askRollback(data, act) {
   const before = [...new Set(data.deployments.filter((one) => one.version !== data.rollout.active?.version).map((one) => one.version))];
-  const target = h("select", { id: "target" }, h("option", { value: "" }, "the one that served before"), before.map((version) => h("option", { value: version }, version)));
+  const target = h("select", { id: "target" }, h("option", { value: "" }, data.rollout.candidate ? "the one that serves now stays" : "the one that served before"), before.map((version) => h("option", { value: version }, version)));
   const reason = h("input", { id: "reason", maxlength: 500, value: "rolled back on the dashboard" });
   confirm({
-    title: `Take ${data.rollout.active?.version ?? "the model"} back?`, action: "Roll back", danger: true,
+    title: `Take ${(data.rollout.candidate ?? data.rollout.active)?.version ?? "the model"} back?`, action: "Roll back", danger: true,
     body: [h("p", {}, "The chosen version answers all agents at once. The present one is kept and can be deployed again."), field("Version", target), field("Reason", reason)],
     act: () => act("POST", "rollback", { targetVersion: target.value || null, reason: reason.value }, (answer) => `${answer.modelVersion ?? answer.version ?? "The earlier version"} serves again`),
   });
@@ -174,7 +202,7 @@ function models(data, width, act) {
     ["Trained", "", (m) => [when(m.trainedAt), m.day ? h("span", { class: "sub" }, `day ${m.day}`) : ""]],
     ["Against its incumbent", "plot", plot],
     ["Agents", "n", (m) => count(m.agentsUsing)],
-    ["Calls 24 h", "n", (m) => count(m.calls24h)],
+    ["Calls 24 h", "n", (m) => [count(m.calls24h), h("span", { class: "sub" }, `${count(m.totalInferences)} in all`)]],
     ["", "act", (m) => m.version === active || !["ready", "archived", "deployed"].includes(m.status) ? "" : h("button", { class: "small", onclick: () => askDeploy(m, data.rollout.strategies, act), "aria-label": `Deploy ${m.version}` }, "Deploy…")],
   ], shown, "No model is registered yet."), data.models.length > FIRST_MODELS ? h("div", { class: "actions" }, more) : ""];
 }
@@ -184,16 +212,17 @@ function askDeploy(model, strategies, act) {
   const percentage = h("input", { id: "percentage", type: "number", min: 0, max: 100, step: "any", value: 10, required: true });
   const agents = h("input", { id: "agents", placeholder: "agent-1, agent-2" });
   const force = h("input", { type: "checkbox", id: "against" });
-  const perField = field("Percentage of the agents", percentage), agentsField = field("Agents", agents);
-  const show = () => { perField.hidden = strategy.value !== "gradual"; agentsField.hidden = strategy.value !== "test"; };
+  const schedule = h("input", { id: "schedule", placeholder: "10:24,50:48,100", maxlength: 200 });
+  const perField = field("Percentage of the agents", percentage), agentsField = field("Agents", agents), scheduleField = field("Or a schedule: percent and hours", schedule);
+  const show = () => { perField.hidden = scheduleField.hidden = strategy.value !== "gradual"; agentsField.hidden = strategy.value !== "test"; };
   strategy.onchange = show;
   show();
   confirm({
     title: `Deploy ${model.version}?`, action: "Deploy",
     body: [h("p", {}, model.verdict === "promoted" ? "The gate has promoted it." : `The gate has not promoted it (${model.verdict ?? "not judged"}).`),
-      field("Strategy", strategy), perField, agentsField, ...(model.verdict === "promoted" ? [] : [check("Deploy it against the gate", force)])],
+      field("Strategy", strategy), perField, scheduleField, agentsField, ...(model.verdict === "promoted" ? [] : [check("Deploy it against the gate", force)])],
     act: () => act("POST", "deploy", {
-      modelVersion: model.version, strategy: strategy.value, rolloutPercentage: Number(percentage.value), force: force.checked,
+      modelVersion: model.version, strategy: strategy.value, rolloutPercentage: Number(percentage.value), schedule: strategy.value === "gradual" && schedule.value.trim() ? schedule.value.trim() : null, force: force.checked,
       testAgentIds: strategy.value === "test" ? agents.value.split(",").map((name) => name.trim()).filter(Boolean) : [], reason: "deployed on the dashboard",
     }, () => `${model.version} is being rolled out`),
   });
