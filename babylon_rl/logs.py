@@ -1,7 +1,6 @@
 """The log file: `app.log` in LOGS_DIR, one JSON object per line, shared by all processes of an installation.
 
     start_logging(settings)                       # once per process: the loggers `babylon_rl.…` write there
-    log_rl_configuration(settings)                # the line "RL Model Configuration: …"
     grep -i "RL model" .babylon/logs/app.log      # finds it, and each model that was deployed or rolled back
 
 A line holds `time` (UTC), `level`, `logger`, `message`, `process`, Dagster's `run` and `step` where there is
@@ -61,21 +60,6 @@ def start_logging(settings: Settings) -> None:
         console = logging.StreamHandler()
         console.setLevel(logging.WARNING)
         ours.addHandler(console)
-
-
-def log_rl_configuration(settings: Settings) -> None:
-    """Logs whether trained models may answer (seed 000: look for "RL Model Configuration")."""
-    available = settings.wandb_api_key is not None and settings.wandb_entity is not None
-    data = {
-        "enabled": settings.rl_model_enabled,
-        "available": available,
-        "version": settings.rl_model_version,
-        "fallbackToBase": settings.rl_fallback_to_base,
-        "rolloutPercentage": settings.rl_rollout_percentage,
-        "production": settings.is_production,
-    }
-    shown = ", ".join(f"{name}: {str(value).lower()}" for name, value in data.items())
-    log.info("RL Model Configuration: { %s }", shown, extra={"data": data})
 
 
 class AppLog(WatchedFileHandler):

@@ -14,7 +14,8 @@ import pytest
 from babylon_rl import logs
 from babylon_rl.deployment import registry
 from babylon_rl.deployment.deploy import deploy
-from babylon_rl.logs import AppLog, log_folder, log_rl_configuration, start_logging
+from babylon_rl.logs import AppLog, log_folder, start_logging
+from babylon_rl.rl_model_config import log_rl_configuration
 from babylon_rl.settings import Settings, get_settings
 
 
@@ -55,7 +56,7 @@ def test_the_seeds_grep_finds_the_configuration(folder: Path, monkeypatch: pytes
     start_logging(settings)  # no second line each
     log_rl_configuration(settings)
     found = grep(folder).splitlines()
-    assert len(found) == 1 and "RL Model Configuration: { enabled: false, available: false" in found[0]
+    assert len(found) == 1 and "RL Model Configuration: { enabled: false, available: true" in found[0]
     (line,) = lines(folder)
     assert line["data"]["production"] is True and line["level"] == "INFO" and line["time"].endswith("+00:00")
     assert (folder / "app.log").stat().st_mode & 0o077 == 0

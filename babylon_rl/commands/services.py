@@ -20,7 +20,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run the OpenAI-compatible gateway: chat completions from the deployed model, until Ctrl-C."""
-    from babylon_rl.logs import log_rl_configuration
+    from babylon_rl.rl_model_config import log_rl_configuration
     from babylon_rl.serving import gateway
     from babylon_rl.settings import get_settings
 

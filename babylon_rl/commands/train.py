@@ -92,8 +92,8 @@ def train(
     """
     if context.invoked_subcommand is not None:
         return
-    from babylon_rl.logs import log_rl_configuration
     from babylon_rl.orchestration.instance import open_instance
+    from babylon_rl.rl_model_config import log_rl_configuration
     from babylon_rl.settings import get_settings
 
     settings = get_settings()
