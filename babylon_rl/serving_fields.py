@@ -85,7 +85,7 @@ class ServingFields(BaseSettings):
         "and name its own version. enforce ends a deployment that fails.",
     )
     rollout_block_windows: int = Field(
-        2, ge=1, le=168, description="Hours that an agent stays with one version in an experiment."
+        3, ge=1, le=168, description="Hours that an agent stays with one version in an experiment."
     )
     rollout_alpha: float = Field(
         0.05, gt=0, lt=1, description="Probability of a wrong decision on P&L over all looks at a rollout."
