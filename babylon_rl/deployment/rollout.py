@@ -46,8 +46,8 @@ __all__ = ["RolloutStatus", "promote", "roll_back", "rollout_status", "set_perce
 log = logging.getLogger(__name__)
 
 BLOCK_WINDOWS = 3
-"""Hours that an agent stays with one version in an experiment. Shorter blocks begin with more of what the block
-before has left behind, longer ones wait longer for a first decision (`benchmarks/rollout.py`)."""
+"""Hours that an agent stays with one version in an experiment. Shorter blocks begin with more of what the
+block before has left behind, longer ones wait longer for a first decision (`benchmarks/rollout.py`)."""
 
 _OPEN_CANDIDATE = """
 INSERT INTO rl.deployments (version, role, percentage, reason) VALUES ($1, 'candidate', $2, $3) RETURNING id
