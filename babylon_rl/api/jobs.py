@@ -208,7 +208,7 @@ async def follow(rl: asyncpg.Connection, dagster: DagsterClient, job: Job) -> Jo
 
 
 async def _launch(rl: asyncpg.Connection, dagster: DagsterClient, job: Job) -> Job:
-    config: dict[str, Any] = {"skip_readiness": job.force}
+    config: dict[str, Any] = {"skip_readiness": job.force, "force": job.force}
     if job.batch_size is not None:
         config["batch_size"] = job.batch_size
     tags = {"dagster/partition": job.day, JOB_TAG: job.job_id, "babylon/source": job.source}

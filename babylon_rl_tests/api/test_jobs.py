@@ -95,7 +95,7 @@ def test_not_ready_is_a_409_with_the_reasons(settings: Settings, dsn: str, dagst
         assert forced.status_code == 202 and forced.json()["success"] is True
         [run] = dagster.runs.values()
         config = run["config"]["ops"]["training_batch"]["config"]
-        assert config == {"skip_readiness": True, "batch_size": 8}
+        assert config == {"skip_readiness": True, "force": True, "batch_size": 8}
         assert run["tags"]["dagster/partition"] == DAY
 
 

@@ -1,6 +1,7 @@
 """`training_batch`: exactly what one day trains."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import dagster as dg
 from pydantic import Field
@@ -8,6 +9,7 @@ from pydantic import Field
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS, log_lineage, retry_on_lost_database
 from babylon_rl.orchestration.assets.scored_groups import scored_groups
 from babylon_rl.orchestration.charts import histogram_markdown
+from babylon_rl.orchestration.day_inputs import DayInputs, UnresolvedDayError, day_inputs
 from babylon_rl.orchestration.day_report import DayReport, report_day
 from babylon_rl.orchestration.partitions import ONE_DAY, WINDOWS_OF_THE_DAY, daily
 from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdown_table
@@ -30,6 +32,9 @@ class BatchConfig(dg.Config):
     """Run config of `training_batch`; empty is what the schedule asks for."""
 
     batch_size: int | None = Field(default=None, ge=1, description="Episodes that are trained at most.")
+    force: bool = Field(
+        default=False, description="Train also while windows of the day with rows have no verdict yet."
+    )
     skip_readiness: bool = Field(
         default=False, description="Train also below TRAINING_MIN_TRAJECTORIES and TRAINING_MIN_GROUPS."
     )
@@ -71,7 +76,8 @@ async def training_batch(
     """Exactly what one day trains: the calls of our policies in the day's scored groups, with the advantages
     of their whole group, scanned for leaked outcomes and frozen under a hash. Status `empty` says why a day
     is not trained. A day that was trained keeps its batch: repeating it returns the same hash, and
-    `superseded_by` if its windows would now give another one.
+    `superseded_by` if its windows would now give another one. A day with rows whose windows have no verdict
+    yet is refused, whoever launched it, unless run config says `force`.
     """
     day, settings, files = context.partition_key, art.settings(postgres.settings()), store.open()
     rules = BatchRules(
@@ -95,11 +101,15 @@ async def training_batch(
     with retry_on_lost_database():
         # No narrower role: the leak scan reads the outcomes, which are closed to whoever may write batches.
         async with postgres.connect() as db:
+            inputs = await day_inputs(db.rl, day, settings, datetime.now(UTC))
+            if not config.force:
+                _require(inputs, day)
             batch = await build_batch(db.rl, files, day, rules, config.selection(settings))
             report = await report_day(db.rl, day)
     log_lineage(context, wandb, [PartitionReport(day, batch.sha256)])
     return dg.MaterializeResult(
-        metadata=_metadata(batch, files) | _pictures(report), data_version=dg.DataVersion(batch.sha256)
+        metadata=_metadata(batch, files) | _of_inputs(inputs) | _pictures(report),
+        data_version=dg.DataVersion(batch.sha256),
     )
 
 
@@ -124,6 +134,23 @@ def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
         "leaks": markdown_table(
             ("window", "agent", "kind"), [(k.window_id, k.agent_id, k.kind) for k in batch.leaks]
         ),
+    }
+
+
+def _require(inputs: DayInputs, day: str) -> None:
+    try:
+        inputs.require(day)
+    except UnresolvedDayError as problem:  # no repetition of the step would help
+        raise dg.Failure(str(problem), allow_retries=False) from problem
+
+
+def _of_inputs(inputs: DayInputs) -> Metadata:
+    late = [(f.window_id, f.group_status or "not scored", f.stale or "") for f in inputs.unresolved]
+    late += [(f.window_id, f.group_status, f.stale) for f in inputs.stale]
+    return {
+        "windows/unresolved": len(inputs.unresolved),
+        "windows/stale": len(inputs.stale),
+        **({"windows that are not final": markdown_table(("window", "status", "why"), late)} if late else {}),
     }
 
 
