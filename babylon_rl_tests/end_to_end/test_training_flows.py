@@ -208,8 +208,9 @@ def test_a_loop_survives_a_failed_iteration_and_ends_on_sigterm(
     units = query(dsn, "SELECT status FROM rl.training_units")
     assert {row["status"] for row in units} <= {"done", "failed"}, "nothing is left running"
 
-    said = babylon(quiet, *one, "--iterations", "1")
-    trained = query(dsn, "SELECT window_id FROM rl.trained_windows ORDER BY window_id")
+    if len(trained) == 2:  # it stopped before the last window
+        babylon(quiet, *one, "--iterations", "1")
+        trained = query(dsn, "SELECT window_id FROM rl.trained_windows ORDER BY window_id")
     assert [row["window_id"][-5:-3] for row in trained] == ["20", "22", "23"], "the next call goes on"
 
 
