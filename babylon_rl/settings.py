@@ -172,22 +172,26 @@ class Settings(
         return self.wandb_api_key.get_secret_value(), self.wandb_entity
 
     def warnings(self) -> list[str]:
-        """What is allowed but probably not meant, one line each (the rules of the game's ConfigValidator)."""
+        """What is allowed but probably not meant, one line each."""
         found = []
         for name in sorted(self.model_fields_set):
-            extra = field_extra(type(self).model_fields[name])
-            if extra.get("warn"):
+            if (extra := field_extra(type(self).model_fields[name])).get("warn"):
                 found.append(f"{name.upper()} is set: {extra['no_effect']}.")
-        if self.learning_rate is not None and not 1e-8 <= self.learning_rate <= 1e-3:
-            found.append(f"LEARNING_RATE {self.learning_rate:g} is outside of the usual 1e-8 to 1e-3.")
-        if self.batch_size is not None and self.batch_size > 64:
-            found.append(f"BATCH_SIZE {self.batch_size} is more than the usual 64.")
-        if self.gamma is not None and self.gamma != 1:
-            found.append(f"GAMMA is {self.gamma:g}: no backend discounts, so training will refuse it.")
-        if self.kl_penalty is not None and self.kl_penalty > 1:
-            found.append(f"KL_PENALTY {self.kl_penalty:g} is more than the usual 1.")
+        found += self.unusual()
         if self.is_production and self.rl_model_enabled and not self.rl_fallback_to_base:
             found.append("RL_FALLBACK_TO_BASE is false in production: a broken model leaves the agents mute.")
+        return found
+
+    def unusual(self) -> list[str]:
+        """Hyperparameters that are probably not meant (the rules of the game's ConfigValidator)."""
+        found = []
+        if self.learning_rate is not None and not 1e-8 <= self.learning_rate <= 1e-3:
+            found.append(f"LEARNING_RATE {self.learning_rate:g} is outside of the usual 1e-8 to 1e-3.")
+        for name, most in (("batch_size", 64), ("kl_penalty", 1)):
+            if (value := getattr(self, name)) is not None and value > most:
+                found.append(f"{name.upper()} {value:g} is more than the usual {most}.")
+        if self.gamma is not None and self.gamma != 1:
+            found.append(f"GAMMA is {self.gamma:g}: no backend discounts, so training will refuse it.")
         return found
 
 

@@ -196,22 +196,25 @@ def _options(
     settings: "Settings", flags: dict[str, Any], config: Path | None
 ) -> "tuple[Settings, dict[str, Any]]":
     """The settings of this run, and what of them differs from the environment's; a flag beats the file."""
+    from rich.markup import escape
+
     from babylon_rl.training.backends import choose_backend
     from babylon_rl.training.config_file import read_config
     from babylon_rl.training.options import with_options
 
     given = {name: value for name, value in flags.items() if value is not None}
-    file = None
+    notes: list[str] = []
     if config is not None:
         file = read_config(config)
         settings_of_file = with_options(settings, {**file.values, **given})
         file = file.for_backend(choose_backend(settings_of_file).name)
         given = {**file.values, **given}
+        notes = [*file.notices, *file.warnings]
     settings = with_options(settings, given)
     choice = choose_backend(settings)
     out.print(f"backend: {choice.name} ({choice.reason})")
-    for line in (*file.notices, *file.warnings) if file else ():
-        err.print(f"[yellow]note:[/] {line}")
+    for line in (*notes, *settings.unusual()):
+        err.print(f"[yellow]note:[/] {escape(line)}")
     return settings, given
 
 

@@ -21,6 +21,10 @@ class UnreachableDatabaseError(DatabaseError):
     """No usable connection could be made to a database."""
 
 
+class LostDatabaseError(DatabaseError):
+    """A database went away in the middle of the work."""
+
+
 class MissingRoleError(DatabaseError):
     """A database role that the pipeline runs under does not exist or may not be taken."""
 

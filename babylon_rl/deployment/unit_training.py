@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlparse
 import asyncpg
 
 from babylon_rl.database.connection import Databases, connect, resolve_rl_dsn
+from babylon_rl.database.loss import loss_explained
 from babylon_rl.deployment import model_storage, registry
 from babylon_rl.deployment.lineage import ancestors
 from babylon_rl.deployment.registry import ModelRecord
@@ -75,7 +76,16 @@ async def train_unit(
         LostLeaseError: Another process took it over; nothing was published.
         TrainingError: It could not be trained; the next attempt goes on where this one ended.
         ModelStorageError: The checkpoint is trained, but could not be uploaded.
+        LostDatabaseError: The database went away; what was trained is found again.
     """
+    remedy = "Run the training again once the database answers: it goes on where this one ended."
+    with loss_explained(db.rl, remedy=remedy):
+        return await _train_held(db, settings, job, on_step, track)
+
+
+async def _train_held(
+    db: Databases, settings: Settings, job: UnitJob, on_step: Progress | None, track: Track | None
+) -> tuple[str, ModelRecord]:
     dsn, owner = resolve_rl_dsn(settings), f"{socket.gethostname()}:{os.getpid()}"
     ttl = timedelta(seconds=settings.training_lease_seconds)
     async with hold(db.rl, job.unit, owner=owner, connect=lambda: connect(dsn), ttl=ttl) as held:

@@ -12,6 +12,7 @@ from babylon_rl.database.connection import Databases, open_databases
 from babylon_rl.deployment import model_storage, registry
 from babylon_rl.deployment.candidates import REPEATED, TRAINED, DayTraining, train_day
 from babylon_rl.deployment.errors import BaseModelMismatchError
+from babylon_rl.deployment.judging import judge
 from babylon_rl.deployment.lineage import parent_for_training
 from babylon_rl.deployment.model_storage import ModelStorageError
 from babylon_rl.deployment.storage import local_path, open_engine
@@ -238,6 +239,13 @@ async def test_metrics_and_checkpoint_are_tracked_with_their_lineage(day: Day) -
     assert tuple(shown) == ("train-2026-10-01-abc", "babylon-agent@digest-of-babylon-agent")
     shown = await day.db.game.fetchrow('SELECT "trainingLoss", "policyImprovement" FROM "training_batches"')
     assert shown is not None and shown["trainingLoss"] == pytest.approx(trained.metrics["loss/train"])
+
+
+async def test_what_the_checkpoint_gained_is_noted_on_its_batch(day: Day) -> None:
+    trained = await day.train()
+    judged = await judge(day.db, day.settings, trained.model.version, 48)
+    shown = await day.db.game.fetchval('SELECT "policyImprovement" FROM "training_batches"')
+    assert shown == pytest.approx(judged.metrics["verdict"]["difference"]["mean"])
 
 
 async def test_a_failed_training_closes_its_run_as_failed(day: Day) -> None:

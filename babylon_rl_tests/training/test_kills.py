@@ -262,7 +262,8 @@ async def test_a_database_that_is_lost_in_the_middle(embedded: Place, dsn: str) 
     await embedded.rl.execute(cut)
     os.kill(pid, signal.SIGCONT)
     lost = await asyncio.to_thread(embedded.nursery.wait, pid)
-    assert "error" in lost.result, lost.result
+    assert lost.result["error"] == "LostDatabaseError", lost.result
+    assert "the database was lost" in lost.result["message"] and "again" in lost.result["message"]
     ended = await embedded.train_after_lease()
     assert ended.result["status"] == "trained"
     await embedded.assert_trained_once()
