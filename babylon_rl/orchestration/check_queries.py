@@ -1,7 +1,8 @@
 """How the asset checks look into `rl`: under the reader's role, at the partitions of their run."""
 
 import asyncio
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 
 import asyncpg
 import dagster as dg
@@ -10,6 +11,35 @@ from babylon_rl.orchestration.resources import READER, PostgresResource
 
 LAST_WINDOWS = 48
 """Windows looked at when a check is run by itself, without a partition."""
+
+
+Check = Callable[[dg.AssetCheckExecutionContext, PostgresResource], dg.AssetCheckResult]
+
+
+def checks_of(asset: str, *checks: Check) -> dg.AssetChecksDefinition:
+    """Returns the checks of an asset, each with the name and the docstring of its function.
+
+    They are one step of a run: a step for each would cost more than the checks themselves.
+    """
+    named = {check.__name__: check for check in checks}
+
+    @dg.multi_asset_check(
+        name=f"checks_of_{asset}",
+        specs=[
+            dg.AssetCheckSpec(name, asset=asset, description=inspect.getdoc(check))
+            for name, check in named.items()
+        ],
+        can_subset=True,
+    )
+    def run(
+        context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        chosen = {key.name for key in context.selected_asset_check_keys}
+        for name, check in named.items():
+            if name in chosen:
+                yield check(context, postgres)._replace(check_name=name)
+
+    return run
 
 
 def fetch(postgres: PostgresResource, query: str, *arguments: object) -> list[asyncpg.Record]:

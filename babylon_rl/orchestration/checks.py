@@ -16,7 +16,7 @@ from babylon_rl.benchmark.gate import (
     TOLERATED_INVALID_RATE,
 )
 from babylon_rl.orchestration import judge_checks
-from babylon_rl.orchestration.check_queries import LAST_WINDOWS, fetch, median, partition_keys
+from babylon_rl.orchestration.check_queries import LAST_WINDOWS, checks_of, fetch, median, partition_keys
 from babylon_rl.orchestration.partitions import daily, hourly
 from babylon_rl.orchestration.reporting import markdown_table, numbers
 from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresResource
@@ -61,7 +61,6 @@ LEFT JOIN rl.models m USING (version) ORDER BY d.ended_at IS NOT NULL, d.id DESC
 """
 
 
-@dg.asset_check(asset="trajectories")
 def quarantine_rate(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
@@ -90,7 +89,6 @@ def quarantine_rate(
     )
 
 
-@dg.asset_check(asset="trajectories")
 def data_quality(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
     """Steps, LLM calls, long prompts, look-ups, outcomes of actions: each row has a score. WARN where fewer
     rows of a window than DATA_QUALITY_THRESHOLD are above their bar; `rl.window_rows` has score and reasons.
@@ -118,7 +116,6 @@ def data_quality(context: dg.AssetCheckExecutionContext, postgres: PostgresResou
     )
 
 
-@dg.asset_check(asset="scored_groups")
 def reward_spread(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
     """A group whose members all earn the same carries no gradient. WARN: such windows are reported and not
     trained.
@@ -142,7 +139,6 @@ def reward_spread(context: dg.AssetCheckExecutionContext, postgres: PostgresReso
     )
 
 
-@dg.asset_check(asset="scored_groups")
 def pnl_share_of_reward(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
@@ -183,7 +179,6 @@ def no_leaks(
     )
 
 
-@dg.asset_check(asset="checkpoint_benchmark")
 def invalid_actions(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
@@ -207,7 +202,6 @@ def invalid_actions(
     )
 
 
-@dg.asset_check(asset="checkpoint_benchmark")
 def candidate_beats_incumbent(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
@@ -227,8 +221,9 @@ def candidate_beats_incumbent(
     )
 
 
-@dg.asset_check(asset="deployed_model")
-def one_active_deployment(postgres: PostgresResource) -> dg.AssetCheckResult:
+def one_active_deployment(
+    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+) -> dg.AssetCheckResult:
     """One active deployment of a model that is whole, once anything was deployed; before that the base model
     answers. ERROR: agents may lack a model; `babylon rollback` or `babylon deploy VERSION` repairs it.
     """
@@ -247,15 +242,11 @@ def one_active_deployment(postgres: PostgresResource) -> dg.AssetCheckResult:
 
 
 ALL = [
-    quarantine_rate,
-    data_quality,
-    reward_spread,
-    pnl_share_of_reward,
-    *judge_checks.ALL,
+    checks_of("trajectories", quarantine_rate, data_quality),
+    checks_of("scored_groups", reward_spread, pnl_share_of_reward, *judge_checks.ALL),
     no_leaks,
-    invalid_actions,
-    candidate_beats_incumbent,
-    one_active_deployment,
+    checks_of("checkpoint_benchmark", invalid_actions, candidate_beats_incumbent),
+    checks_of("deployed_model", one_active_deployment),
 ]
 
 

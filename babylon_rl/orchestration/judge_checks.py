@@ -1,9 +1,11 @@
 """Asset checks of the judge; they pass where no judge was asked. See `checks.py` for what severities mean."""
 
+from collections.abc import Sequence
+
 import asyncpg
 import dagster as dg
 
-from babylon_rl.orchestration.check_queries import LAST_WINDOWS, fetch, median, partition_keys
+from babylon_rl.orchestration.check_queries import LAST_WINDOWS, Check, fetch, median, partition_keys
 from babylon_rl.orchestration.partitions import hourly
 from babylon_rl.orchestration.reporting import markdown_table, numbers
 from babylon_rl.orchestration.resources import PostgresResource
@@ -27,7 +29,6 @@ GROUP BY judge_model ORDER BY usd DESC
 """
 
 
-@dg.asset_check(asset="scored_groups")
 def judge_failures(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
     """Every window that a judge was asked about has its verdict. ERROR: some have none, or keep an older one;
     nothing was scored by default. Materialize them again: what was judged already costs nothing.
@@ -48,7 +49,6 @@ def judge_failures(context: dg.AssetCheckExecutionContext, postgres: PostgresRes
     )
 
 
-@dg.asset_check(asset="scored_groups")
 def judge_agrees_with_money(
     context: dg.AssetCheckExecutionContext, postgres: PostgresResource
 ) -> dg.AssetCheckResult:
@@ -78,7 +78,6 @@ def judge_agrees_with_money(
     )
 
 
-@dg.asset_check(asset="scored_groups")
 def judge_canary(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
     """Made-up disasters among the episodes get the score they are worth. WARN: a judge was fooled and its
     group judged again; ERROR: its verdict stands. Try another JUDGE_MODEL, and `babylon judge compare`.
@@ -100,8 +99,7 @@ def judge_canary(context: dg.AssetCheckExecutionContext, postgres: PostgresResou
     )
 
 
-@dg.asset_check(asset="scored_groups")
-def judge_budget(postgres: PostgresResource) -> dg.AssetCheckResult:
+def judge_budget(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> dg.AssetCheckResult:
     """What judges cost today against JUDGE_DAILY_BUDGET_USD. WARN above 80 %: the next windows may stay
     unjudged until midnight UTC.
     """
@@ -121,7 +119,7 @@ def judge_budget(postgres: PostgresResource) -> dg.AssetCheckResult:
     )
 
 
-ALL = [judge_failures, judge_agrees_with_money, judge_canary, judge_budget]
+ALL: Sequence[Check] = [judge_failures, judge_agrees_with_money, judge_canary, judge_budget]
 
 
 def _runs(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> list[asyncpg.Record]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
+from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
+from dagster._core.utils import make_new_run_id
 
 Metadata = dict[str, Any]
 """Metadata as Dagster takes it: numbers, texts and `MetadataValue`s."""
@@ -52,14 +54,18 @@ async def materialize_each(
     yield dg.MaterializeResult(data_version=dg.DataVersion(together))
     # Dagster handles the result before it asks the generator for more: its events exist now.
     provenance = _own_event_tags(context, reports[-1].key)
+    step, batch = context.get_step_execution_context(), make_new_run_id()
     for report in reports:
-        context.log_event(
+        # Not `context.log_event`, which stores each one by itself: as Dagster's own they are stored together.
+        DagsterEvent.asset_materialization(
+            step,
             dg.AssetMaterialization(
                 asset_key=context.asset_key,
                 partition=report.key,
                 metadata=dict(report.metadata),
                 tags={**provenance, _DATA_VERSION_TAG: report.digest},
-            )
+            ),
+            DagsterEventBatchMetadata(batch, is_end=report is reports[-1]),
         )
 
 

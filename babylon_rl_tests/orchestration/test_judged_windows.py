@@ -10,11 +10,12 @@ import dagster as dg
 import pytest
 
 from babylon_rl.database.connection import connect
-from babylon_rl.orchestration import checks
+from babylon_rl.orchestration import judge_checks
 from babylon_rl.orchestration.assets.market_outcomes import market_outcomes
 from babylon_rl.orchestration.assets.recorded_rows import recorded_rows
 from babylon_rl.orchestration.assets.scored_groups import scored_groups
 from babylon_rl.orchestration.assets.trajectories import trajectories
+from babylon_rl.orchestration.check_queries import checks_of
 from babylon_rl.orchestration.readiness import WindowFacts, judge_window, read_days
 from babylon_rl.orchestration.resources import (
     ArtifactStoreResource,
@@ -31,6 +32,7 @@ from babylon_rl_tests.judge_server import KEY, JudgeServer, judge_server
 DAY = "2026-10-02"
 WINDOWS = windows_of_day(DAY)
 JUDGED = WINDOWS[3:7]
+JUDGE_CHECKS = checks_of("scored_groups", *judge_checks.ALL)
 AGENTS = ["agent-a", "agent-b", "agent-c", "agent-d"]
 
 
@@ -71,7 +73,7 @@ def materialize(
     instance: dg.DagsterInstance, first: str, last: str | None = None, *, art: ArtResource | None = None
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [recorded_rows, trajectories, market_outcomes, scored_groups, *checks.judge_checks.ALL],
+        [recorded_rows, trajectories, market_outcomes, scored_groups, JUDGE_CHECKS],
         instance=instance,
         resources={
             "postgres": PostgresResource(),
