@@ -250,6 +250,8 @@ def _connect(ray: Any, address: str) -> None:
         _in_time(lambda: _init(ray, address))
     except (OSError, ConnectionError, RuntimeError, ValueError) as problem:
         line = " ".join(str(problem).split())[:200] or type(problem).__name__
+        if line.startswith("Version mismatch"):
+            remedy = f"Install the same Python and the same Ray on both sides. {SAME_CODE}"
         raise FanoutError(f"no Ray cluster can be joined at {address}: {line}", remedy) from problem
 
 
@@ -257,6 +259,9 @@ def _init(ray: Any, address: str) -> None:
     kept = os.environ.pop("RAY_ADDRESS", None)  # Ray refuses an address that is given twice
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except BaseException:
+        ray.shutdown()  # half a connection stays behind where the versions differ
+        raise
     finally:
         if kept is not None:
             os.environ["RAY_ADDRESS"] = kept

@@ -4,7 +4,8 @@ import asyncio
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,21 @@ async def test_a_node_with_other_code_or_none_is_named(nodes, tmp_path: Path) ->
         nodes.kill(node)
     async with open_ray(nodes.address) as workers:
         assert await map_tasks(workers, refuse, [2]) == [4]
+
+
+async def test_a_cluster_of_another_ray_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head writes down its version when it starts; this one says that it is older."""
+    require_module("ray")
+    ray = import_module("ray")
+    ours = ray.__version__
+    with ExitStack() as started:
+        with monkeypatch.context() as another:
+            another.setattr(ray, "__version__", "2.0.0")
+            nodes = started.enter_context(ray_nodes())
+        with pytest.raises(FanoutError, match=r"Version mismatch.*Ray: 2\.0\.0.*constraints\.txt") as refusal:
+            async with open_ray(nodes.address):
+                pass
+        assert f"Ray: {ours}" in str(refusal.value)
 
 
 @pytest.mark.parametrize("address", ["cluster", "ray://127.0.0.1:10001", "127.0.0.1:http"])
