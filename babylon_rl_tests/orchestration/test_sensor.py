@@ -203,3 +203,24 @@ def test_rows_from_before_the_first_partition_are_not_requested(
     record(dsn, WINDOWS[3], WINDOWS[6])
     requested = sorted(request.partition_key or "" for request in tick(instance).run_requests or [])
     assert requested[0] == WINDOWS[5]
+
+
+def test_rows_of_a_clock_that_runs_ahead_wait_and_hold_nothing_back(instance: dg.DagsterInstance, dsn: str):
+    ahead = f"{datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}T12:00"
+    record(dsn, WINDOWS[1], ahead)
+    result = tick(instance)
+    requested = [request.partition_key for request in result.run_requests or []]
+    assert WINDOWS[1] in requested and ahead not in requested
+    watermark = Cursor.load(result.cursor).watermark
+    assert watermark is not None and watermark < ahead
+
+
+def test_a_cursor_of_a_clock_that_ran_ahead_hides_no_late_rows(instance: dg.DagsterInstance, dsn: str):
+    record(dsn, WINDOWS[1], WINDOWS[2])
+    cursor = Cursor.load(tick(instance).cursor)
+    resolve(dsn, WINDOWS)
+    later = Cursor("2026-10-03T00:00", (datetime.now(UTC) + timedelta(days=400)).isoformat(), [])
+    record(dsn, WINDOWS[1], agents=[*AGENTS, "agent-late"])
+    assert cursor.seen_at and later.seen_at and cursor.seen_at < later.seen_at
+    requested = [request.partition_key for request in tick(instance, later.dump()).run_requests or []]
+    assert WINDOWS[1] in requested and WINDOWS[2] not in requested
