@@ -28,7 +28,7 @@ from statistics import median
 from typing import Any
 
 import parts.repository  # noqa: F401  (makes the tests' harness importable)
-import psutil
+from parts.cpu import cpu_of
 from parts.history import process_history, record_days
 from parts.machine import machine
 
@@ -60,18 +60,6 @@ query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNo
   assetPartitionStatuses { __typename ... on TimePartitionStatuses {
     ranges { status startTime endTime startKey endKey } } } } } }
 """
-
-
-def cpu_of(*roots: int) -> float:
-    """CPU seconds of processes and their descendants, those included that have ended and were awaited."""
-    seconds = 0.0
-    for root in roots:
-        with suppress(psutil.Error):
-            parent = psutil.Process(root)
-            for process in (parent, *parent.children(recursive=True)):
-                with suppress(psutil.Error):
-                    seconds += sum(process.cpu_times()[:4])  # own user and system, and the children's
-    return seconds
 
 
 class PeakOfWorkers:
