@@ -62,7 +62,7 @@ class RLModel:
     """Its name at a server."""
     base_model: str | None
     variant: str
-    """As the gateway records it: active, candidate, pinned or override."""
+    """active, candidate or override, as the gateway records it; pinned for `RL_MODEL_VERSION`."""
 
 
 def get_rl_model_config(settings: Settings | None = None) -> RLModelConfig:
@@ -121,10 +121,19 @@ def should_use_rl_model(agent_id: str | None = None, settings: Settings | None =
     `RL_ROLLOUT_PERCENTAGE` picks agents by a hash: the same ones every time, and raising it moves nobody out.
     """
     config = get_rl_model_config(settings)
-    if not (config.enabled and config.available):
-        return False
+    if agent_id is None:
+        return _usable(config) and config.rollout_percentage > 0
+    return _usable(config) and _has_share(config, agent_id)
+
+
+def _usable(config: RLModelConfig) -> bool:
+    return config.enabled and config.available
+
+
+def _has_share(config: RLModelConfig, agent_id: str | None) -> bool:
+    """Nobody in particular gets what is proven: a trained model only where everybody does."""
     share = config.rollout_percentage
-    return share > 0 if agent_id is None else draw(agent_id, TRAINED_SALT) < share
+    return share >= 100 if agent_id is None else draw(agent_id, TRAINED_SALT) < share
 
 
 async def get_latest_rl_model(
@@ -146,17 +155,16 @@ async def get_model_for_inference(
 ) -> RLModel | None:
     """The model that should answer this agent now, as the gateway decides it; None for the base model.
 
-    Order: the switch and `RL_ROLLOUT_PERCENTAGE`, the pin, the game's `SystemSettings.wandbModel`, a running
-    rollout, the deployed version.
+    Order: the switch, the pin, the game's `SystemSettings.wandbModel` (which no share of agents limits),
+    `RL_ROLLOUT_PERCENTAGE`, a running rollout, the deployed version.
 
     Raises:
         DeploymentError: The pinned version is not registered, and RL_FALLBACK_TO_BASE is false.
     """
     settings = settings or get_settings()
-    if not should_use_rl_model(agent_id, settings):
+    config = get_rl_model_config(settings)
+    if not _usable(config):
         return None
-    if agent_id is None and settings.rl_rollout_percentage < 100:
-        return None  # nobody in particular gets what is proven
     async with open_databases(settings, role=ROLE) as databases:
         try:
             wanted = await model_to_serve(databases.rl, settings, await read_override(databases.game))
@@ -167,6 +175,8 @@ async def get_model_for_inference(
             return None
         if wanted.external and wanted.override is not None:
             return RLModel("external", None, wanted.override, None, "override")
+        if wanted.override is None and not _has_share(config, agent_id):
+            return None
         candidate = await candidate_to_serve(databases.rl, settings, wanted)
     if candidate is not None and candidate.assignment.arm(agent_id, time.time()) == "candidate":
         return _shown(candidate.model, "candidate")

@@ -1,8 +1,13 @@
 """Which model a program should ask for: the switches, the rules per upstream, the order of the gateway."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import asyncpg
 import pytest
 
@@ -110,6 +115,11 @@ async def test_the_order_is_the_gateways(rl: asyncpg.Connection, settings: Setti
     )
     await roll_back(rl, None)
     assert version_of(await get_model_for_inference("agent-7")) == ("v0.0.1", "active")
+    share = given(database_url=settings.database_url, rl_rollout_percentage=50)
+    for agent in AGENTS[:6]:
+        found = await get_model_for_inference(agent, share)
+        assert (found is not None) is should_use_rl_model(agent, share)
+    assert await get_model_for_inference(None, share) is None, "nobody in particular"
     off = given(database_url=settings.database_url, use_rl_model=False)
     assert await get_model_for_inference("agent-1", off) is None
 
@@ -128,21 +138,25 @@ async def test_the_games_override_and_a_pin_that_is_unknown(
         " VALUES ('system', 'v0.0.2', true, now() AT TIME ZONE 'UTC')"
     )
     assert version_of(await get_model_for_inference("agent-1")) == ("v0.0.2", "override")
+    nobody = given(database_url=settings.database_url, rl_rollout_percentage=0)
+    assert version_of(await get_model_for_inference("agent-1", nobody)) == ("v0.0.2", "override")
     await rl.execute("""UPDATE "SystemSettings" SET "wandbModel" = 'team/other-model'""")
     assert await get_model_for_inference("agent-1") == RLModel(
         "external", None, "team/other-model", None, "override"
     )
 
 
-def test_the_example_of_the_docs_names_what_there_is() -> None:
-    import babylon_rl.rl_model_config as module
-
-    text = (Path(__file__).parents[1] / "docs/serving.md").read_text()
-    for name in (
-        "get_rl_model_config",
-        "is_rl_model_available",
-        "should_use_rl_model",
-        "get_model_for_inference",
-        "get_latest_rl_model",
-    ):
-        assert name in text and callable(getattr(module, name))
+@pytest.mark.anyio
+async def test_the_example_of_the_docs_runs(rl: asyncpg.Connection, dsn: str, tmp_path: Path) -> None:
+    await deploy(rl, None, "v0.0.1", reason="first", verdict_required=False)
+    root = Path(__file__).parents[1]
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs/serving.md").read_text(), re.DOTALL)
+    (example,) = [block for block in blocks if "get_rl_model_config" in block]
+    environment = {"PATH": os.environ["PATH"], "DATABASE_URL": dsn, "BABYLON_HOME": str(tmp_path)}
+    ran = await anyio.run_process(
+        [sys.executable, "-c", example], cwd=root, env=environment, check=False, stderr=subprocess.STDOUT
+    )
+    shown = ran.stdout.decode()
+    assert "RLModelConfig(enabled=True" in shown and "('v0.0.1', 'file:///models/1', 'active')" in shown, (
+        shown
+    )

@@ -36,7 +36,11 @@ async def release(db: Databases, settings: Settings, body: DeployBody) -> dict[s
     await get(db.rl, body.modelVersion)
     if strategy == "test" and not body.testAgentIds:
         raise AdminError(400, "testAgentIds: strategy test needs the agents that try the model")
-    schedule = parse_schedule(body.schedule) if strategy == "gradual" and body.schedule else None
+    if strategy != "test" and body.testAgentIds:
+        raise AdminError(400, f"testAgentIds: strategy {body.strategy} names no agents", "Use strategy test.")
+    if strategy != "gradual" and body.schedule:
+        raise AdminError(400, f"schedule: strategy {body.strategy} has none", "Use strategy gradual.")
+    schedule = parse_schedule(body.schedule) if body.schedule else None
     status = await start_rollout(
         db.rl,
         _game(db, settings),

@@ -78,6 +78,9 @@ def test_deploy_and_rollback_answer_as_the_game_expects(admin: Admin) -> None:
         ({"modelVersion": "v0.0.1", "strategy": "test", "testAgentIds": ["a\nb"]}, 400, "no agent id"),
         ({"modelVersion": "v0.0.1", "schedule": "50:1,10"}, 400, "does not rise"),
         ({"modelVersion": "v0.0.1", "schedule": "much"}, 400, "no step"),
+        ({"modelVersion": "v0.0.1", "testAgentIds": ["agent-1"]}, 400, "testAgentIds"),
+        ({"modelVersion": "v0.0.1", "strategy": "canary", "testAgentIds": ["agent-1"]}, 400, "canary"),
+        ({"modelVersion": "v0.0.1", "strategy": "immediate", "schedule": "10:24,50"}, 400, "schedule"),
         ({"modelVersion": "v0.0.3"}, 409, "not promoted"),
     ],
 )
