@@ -81,5 +81,7 @@ def test_a_token_is_one_line_that_the_gateway_believes(environment: dict[str, st
     claims = TokenSigner(SECRET).read(done.stdout.strip().encode())
     assert claims is not None and (claims.agent, claims.owner) == ("agent-1", "owner-1")
     assert claims.until is not None
+    for days in ("0", "nan", "inf"):
+        assert f"--days: {days}" in error_of(babylon(signing, "token", "agent-1", "--days", days))
     assert "no agent id" in error_of(babylon(signing, "token", "agent\n1"))
     assert SECRET not in done.stdout + done.stderr + str(os.environ.get("HOME"))

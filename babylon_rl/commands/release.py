@@ -121,10 +121,11 @@ def token(
     agent: Annotated[str, typer.Argument(help="The agent that may use it.")],
     owner: Annotated[str | None, typer.Option(help="Whose agent it is; owners share a quota.")] = None,
     days: Annotated[
-        float | None, typer.Option(min=0.0, help="Days until it ends. Default: when its secret does.")
+        float | None, typer.Option(help="Days until it ends. Default: when its secret does.")
     ] = None,
 ) -> None:
     """Make a token that lets one agent call the gateway (GATEWAY_TOKEN_SECRET signs it)."""
+    import math
     import time
 
     from babylon_rl.deployment.strategies import check_agents
@@ -136,8 +137,8 @@ def token(
     (agent,) = check_agents([agent])
     if owner is not None:
         (owner,) = check_agents([owner])
-    if days is not None and days <= 0:
-        raise CommandError(f"--days: {days:g}", "A token must last for a while.")
+    if days is not None and not 0 < days < math.inf:  # in JSON, nan and inf would read as "never ends"
+        raise CommandError(f"--days: {days:g}", "Give a number of days, such as 90.")
     print(signer.sign(Claims(agent, owner, None if days is None else time.time() + 86400 * days)))
 
 

@@ -34,6 +34,10 @@ Pricing = Callable[[], AbstractAsyncContextManager[Value | None]]
 """Opens what values a window's orders; None from it waits for the pipeline to do so."""
 
 _LAST = "SELECT max(window_id) FROM rl.rollout_windows WHERE rollout_id = $1"
+_ANSWERED = """
+SELECT EXISTS (SELECT FROM rl.call_usage
+                WHERE rollout_id = $1 AND variant = 'candidate' AND version = $2 AND calls > errors)
+"""
 _STAGE = "SELECT max(from_time) FROM rl.rollout_stages WHERE rollout_id = $1"
 
 
@@ -93,6 +97,13 @@ async def watch(
         return Watched(False, reason=lost.problem)
     except NoRolloutError as ended:
         return Watched(True, "hold", ended.problem)
+
+
+async def step_down(rl: asyncpg.Connection, owner: str) -> None:
+    """Lets another process lead at once instead of when the lease runs out; for one that ends or pauses."""
+    lease = await leases.take(rl, LEASE, owner, TTL)
+    if lease is not None:
+        await leases.release(rl, lease)
 
 
 async def _watch_active(rl: asyncpg.Connection, game: asyncpg.Connection | None, lease: Lease) -> Watched:
@@ -192,6 +203,11 @@ async def _advance(
     share = following[0].percentage
     reason = f"the schedule reached {share:g} %"
     if share == 100:
+        # A candidate that no gateway could load, or that no agent met, has nothing against it either.
+        if not await rl.fetchval(_ANSWERED, row.id, row.version):
+            return msgspec.structs.replace(
+                looked, reason=f"{reason}, but {row.version} has answered no agent yet; {looked.reason}"
+            )
         return await _act(rl, game, lease, row, "promote", f"{reason} and nothing spoke against it", {})
     async with rl.transaction():
         await leases.require(rl, lease)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from babylon_rl.deployment.deploy import project_serving
 from babylon_rl.deployment.rollout import roll_back, rollout_status
-from babylon_rl.deployment.watch import Watched, watch
+from babylon_rl.deployment.watch import Watched, step_down, watch
 from babylon_rl.deployment.watching import pricing, rules
 from babylon_rl.orchestration.partitions import STANDING
 from babylon_rl.orchestration.resources import TRAINER, PostgresResource
@@ -35,6 +35,7 @@ def deployment_watch(context: dg.SensorEvaluationContext, postgres: PostgresReso
         async with postgres.connect(role=WATCHER) as db:
             owner = f"dagster {socket.gethostname()} {os.getpid()}"
             watched = await watch(db.rl, None, rules(settings), owner=owner, pricing=pricing(settings))
+            await step_down(db.rl, owner)  # the gateway looks again sooner than the next tick does
             state = sentence(await rollout_status(db.rl))
         if settings.project_to_game:
             async with postgres.connect(role=TRAINER) as db:

@@ -16,7 +16,7 @@ import uuid
 from contextlib import suppress
 
 from babylon_rl.database.connection import open_databases
-from babylon_rl.deployment.watch import watch
+from babylon_rl.deployment.watch import step_down, watch
 from babylon_rl.deployment.watching import pricing, rules
 from babylon_rl.settings import Settings, get_settings
 
@@ -37,6 +37,7 @@ async def run(settings: Settings, ended: asyncio.Event) -> None:
                 while not ended.is_set():
                     await watch(databases.rl, None, rules(settings), owner=owner, pricing=pricing(settings))
                     await _wait(ended, pause)
+                await step_down(databases.rl, owner)
         except Exception as error:  # whatever happens, the next look may find it well again
             log.warning("the watch over rollouts failed and is tried again: %s", error)
             await _wait(ended, max(pause, RESTART_SECONDS))

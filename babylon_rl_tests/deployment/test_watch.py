@@ -1,4 +1,4 @@
-"""The watch: measured in order, judged at each look, decided under a lease; bursts; schedules; usage."""
+"""The watch: measured in order, judged at each look, decided under a lease; bursts; schedules."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,13 +10,11 @@ import pytest
 
 from babylon_rl.database.connection import connect
 from babylon_rl.deployment import leases, rollout_rows
-from babylon_rl.deployment.bursts import is_burst
-from babylon_rl.deployment.call_usage import model_usage, roll_up
 from babylon_rl.deployment.deploy import deploy
 from babylon_rl.deployment.leases import LeaseLostError
 from babylon_rl.deployment.measuring import read_panel
 from babylon_rl.deployment.rollout import rollout_status, start_rollout
-from babylon_rl.deployment.watch import Watched, WatchRules, watch
+from babylon_rl.deployment.watch import LEASE, TTL, Watched, WatchRules, step_down, watch
 from babylon_rl_tests.deployment.conftest import MakeModel
 from babylon_rl_tests.deployment.experiments import AGENTS, Market, full_hour, noisy
 
@@ -244,22 +242,6 @@ async def test_failures_of_everybody_are_an_outage(
     assert (await look(gateway)).decision == "hold"
 
 
-@pytest.mark.parametrize(
-    ("candidate", "incumbent", "burst"),
-    [
-        ((9, 9), (100, 0), False),  # too few to say
-        ((30, 12), (100, 0), True),
-        ((100, 12), (100, 0), False),  # few of many: the experiment's business
-        ((30, 30), (0, 0), True),
-        ((30, 12), (0, 0), False),  # nobody to compare with: half must fail
-        ((30, 15), (30, 14), False),  # everybody fails
-        ((10, 10), (10**6, 10), True),
-    ],
-)
-def test_what_is_a_burst(candidate: tuple[int, int], incumbent: tuple[int, int], burst: bool) -> None:
-    assert is_burst(candidate, incumbent) is burst
-
-
 async def test_a_fresh_deployment_that_fails_is_taken_back_but_never_twice(
     connection: asyncpg.Connection, gateway: asyncpg.Connection, rl: asyncpg.Connection, two: tuple[str, str]
 ) -> None:
@@ -290,9 +272,12 @@ async def test_a_schedule_moves_on_and_ends_in_a_promotion(
     gateway: asyncpg.Connection, connection: asyncpg.Connection, rl: asyncpg.Connection, two: tuple[str, str]
 ) -> None:
     steps = [(10, 1), (50, 1), (100, None)]
-    await start_rollout(rl, None, two[1], schedule=steps, experiment=False)
+    started = await start_rollout(rl, None, two[1], schedule=steps, experiment=False)
     assert (await look(gateway)).decision == "hold"
     assert (await rollout_status(rl)).percentage == 10.0
+    await Market(connection).call(
+        datetime.now(UTC), "agent-1", two[1], "candidate", rollout=started.rollout_id
+    )
     for share in (50.0, None):
         await connection.execute("UPDATE rl.rollout_stages SET from_time = from_time - interval '2 hours'")
         found = await look(gateway)
@@ -301,18 +286,24 @@ async def test_a_schedule_moves_on_and_ends_in_a_promotion(
     assert found.decision == "promote" and status.active == two[1]
 
 
-async def test_usage_is_counted_from_captured_calls_once(
-    connection: asyncpg.Connection, gateway: asyncpg.Connection, rl: asyncpg.Connection, two: tuple[str, str]
+async def test_a_schedule_does_not_promote_what_nobody_has_met(
+    gateway: asyncpg.Connection, connection: asyncpg.Connection, rl: asyncpg.Connection, two: tuple[str, str]
 ) -> None:
-    market = Market(connection)
-    now, before = datetime.now(UTC), datetime.now(UTC) - timedelta(hours=30)
-    for at, agent in ((now, "agent-1"), (now, "agent-2"), (now, "agent-1"), (before, "agent-3"), (now, None)):
-        await market.call(at, agent, two[0], "active")
-    for _ in range(2):
-        await roll_up(gateway)
-    usage = (await model_usage(gateway))[two[0]]
-    assert (usage.agents_using, usage.inferences) == (2, 5)
-    agents = await rl.fetch(
-        "SELECT agent_id, calls FROM rl.deployment_agents WHERE agent_id <> '' ORDER BY 1"
-    )
-    assert [tuple(row) for row in agents] == [("agent-1", 2), ("agent-2", 1)]
+    """Such as a candidate whose checkpoint no gateway could load."""
+    status = await start_rollout(rl, None, two[1], schedule=[(50, 1), (100, None)], experiment=False)
+    await connection.execute("UPDATE rl.rollout_stages SET from_time = from_time - interval '2 hours'")
+    market, now = Market(connection), datetime.now(UTC)
+    await market.call(now, "agent-1", "v0.0.0", "candidate", rollout=status.rollout_id, fallback=True)
+    await market.call(now, "agent-1", two[1], "candidate", rollout=status.rollout_id, status=502)
+    found = await look(gateway)
+    assert found.decision == "hold" and f"{two[1]} has answered no agent yet" in found.reason
+    await market.call(now, "agent-1", two[1], "candidate", rollout=status.rollout_id)
+    assert (await look(gateway)).decision == "promote"
+
+
+async def test_a_leader_that_ends_steps_down_at_once(gateway: asyncpg.Connection) -> None:
+    assert (await look(gateway)).leader
+    await step_down(gateway, "another")
+    assert await leases.take(gateway, LEASE, "another", TTL) is None, "only its own lease"
+    await step_down(gateway, "gateway-1")
+    assert await leases.take(gateway, LEASE, "another", TTL) is not None

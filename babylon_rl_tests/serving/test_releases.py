@@ -1,14 +1,13 @@
-"""Rollouts as the gateway serves them: who gets which version, tokens, quotas, overrides; a real gateway."""
+"""Rollouts as the gateway serves them: who gets which version, tokens, quotas, overrides."""
 
 import base64
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
-import openai
 import pytest
 
 from babylon_rl.database.connection import Databases, open_databases
@@ -23,8 +22,7 @@ from babylon_rl.serving.models import ServedModels
 from babylon_rl.serving.routing import TRAINED_SALT, RouteRequest, Serving, release_route
 from babylon_rl.serving.tokens import Claims, TokenSigner
 from babylon_rl.settings import Settings
-from babylon_rl_tests.serving.doubles import UpstreamDouble, answer, status
-from babylon_rl_tests.serving.program import ASK, Program, gateway, in_database, stored
+from babylon_rl_tests.serving.doubles import UpstreamDouble
 from babylon_rl_tests.serving.running import ACTIVE, BASE, Gateway, serving, upstream
 from babylon_rl_tests.serving.versions import copied, trained
 
@@ -341,110 +339,3 @@ async def test_an_override_may_name_a_model_of_the_server(
     assert models.serving.targets["external"].model == "another/model"
     assert release_route(asked("agent-1"), models.serving).variant == "override"
     await models.close()
-
-
-# --- a gateway as a process of its own -------------------------------------------------------------------
-
-
-def ask_as(program: Program, token: str) -> str:
-    """The variant of one answer."""
-    raw = program.client(key=token).chat.completions.with_raw_response.create(
-        model="babylon-agent", messages=ASK
-    )
-    return f"{raw.headers['x-variant']} {raw.headers['x-model-version']} {raw.headers['x-fallback']}"
-
-
-def until(found, words: str, seconds: float = 60.0) -> None:  # noqa: ANN001
-    limit = time.monotonic() + seconds
-    while words not in (seen := found()):
-        assert time.monotonic() < limit, f"{words!r} is not in {seen!r}"
-        time.sleep(0.1)
-
-
-def test_a_gateway_takes_a_failing_candidate_back_by_itself(
-    settings: Settings, double: UpstreamDouble, tmp_path: Path
-) -> None:
-    """No Dagster anywhere: the gateway sees the burst, and the previous version serves again at once."""
-
-    async def behave(request, writer) -> None:  # noqa: ANN001
-        bad = request.body["model"] == f"babylon-agent-{CANDIDATE}"
-        await (status(500) if bad else answer())(request, writer)
-
-    double.behave = behave
-
-    async def prepare(db: Databases) -> None:
-        await registry.ensure_base(db.rl, base_model="tiny-base")
-        for _ in range(2):
-            await registry.register(db.rl, parent_version="v0.0.0", storage_path="")
-        await deploy(db.rl, None, ACTIVE, reason="first", verdict_required=False)
-
-    in_database(settings, prepare)
-    tokens = [TokenSigner(SECRET).sign(Claims(agent)) for agent in AGENTS]
-    environment = {
-        "GATEWAY_UPSTREAM_URL": double.url,
-        "GATEWAY_CANARY": "off",
-        "GATEWAY_RETRIES": "0",
-        "GATEWAY_TOKEN_SECRET": SECRET,
-        "ROLLOUT_WATCH_SECONDS": "0.3",
-    }
-    with gateway(settings, tmp_path / "log.txt", **environment) as program:
-        assert ask_as(program, tokens[0]) == f"active {ACTIVE} false"
-        with pytest.raises(openai.AuthenticationError):
-            program.ask()
-        in_database(
-            settings,
-            lambda db: start_rollout(
-                db.rl, None, CANDIDATE, percentage=50, experiment=False, verdict_required=False
-            ),
-        )
-        trying = next(token for token, agent in zip(tokens, AGENTS, strict=True) if _tries(settings, agent))
-        until(lambda: ask_as(program, trying), f"candidate {BASE} true")
-        for _ in range(3):
-            for token in tokens:
-                assert ask_as(program, token).split()[0] in ("candidate", "active")
-        until(lambda: str(in_database(settings, lambda db: rollout_status(db.rl))), "candidate=None")
-        until(lambda: ask_as(program, trying), f"active {ACTIVE} false")
-        past = in_database(settings, lambda db: rollout_rows.past_rollouts(db.rl))[0]
-        assert past.state == "rolled_back" and "error burst" in (past.reason or "")
-        assert (past.decided_by or "").startswith("gateway ")
-    rows = stored(settings, "agent_id, variant, version, fallback, rollout_id, agent_verified")
-    candidates = [row for row in rows if row[1] == "candidate"]
-    assert candidates and all(row[2:] == (BASE, True, past.id, True) for row in candidates)
-    assert all(_tries_in(past.salt, row[0]) for row in candidates), "only agents of the share"
-
-
-def _tries(settings: Settings, agent: str) -> bool:
-    row = in_database(settings, lambda db: rollout_rows.running(db.rl))
-    assert row is not None
-    return _tries_in(row.salt, agent)
-
-
-def _tries_in(salt: str, agent: str) -> bool:
-    return draw(agent, salt) < 50.0
-
-
-@pytest.mark.long
-def test_another_gateway_goes_on_when_the_leader_is_killed(
-    settings: Settings, double: UpstreamDouble, tmp_path: Path
-) -> None:
-    async def prepare(db: Databases) -> None:
-        await registry.ensure_base(db.rl, base_model="tiny-base")
-
-    async def leader(db: Databases) -> str:
-        row = await db.rl.fetchrow("SELECT owner, until FROM rl.leases WHERE name = 'deployment_watch'")
-        if row is None or row["until"] < datetime.now(UTC) - timedelta(seconds=1):
-            return ""
-        return row["owner"]
-
-    in_database(settings, prepare)
-    environment = {"GATEWAY_UPSTREAM_URL": double.url, "ROLLOUT_WATCH_SECONDS": "0.3"}
-    with gateway(settings, tmp_path / "one.txt", **environment) as first:
-        until(lambda: in_database(settings, leader), "gateway ")
-        before = in_database(settings, leader)
-        with gateway(settings, tmp_path / "two.txt", **environment) as second:
-            first.kill()
-            limit = time.monotonic() + 120
-            while in_database(settings, leader) in ("", before):
-                assert time.monotonic() < limit
-                time.sleep(0.5)
-            assert second.ask() == "v0.0.0"
