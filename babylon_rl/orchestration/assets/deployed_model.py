@@ -4,6 +4,8 @@ import dagster as dg
 from pydantic import Field
 
 from babylon_rl.deployment.deploy import deploy, history
+from babylon_rl.deployment.judging import content_key
+from babylon_rl.deployment.registry import get
 from babylon_rl.deployment.release import Release, release
 from babylon_rl.orchestration.assets.checkpoint_benchmark import checkpoint_benchmark
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS
@@ -55,13 +57,18 @@ async def deployed_model(
         else:
             released = await release(db, settings)
         served = await history(db.rl, limit=20)
-    if released.changed and released.version:
-        with wandb.run(context, released.version) as run:
+        model = await get(db.rl, released.version) if released.version else None
+    if released.changed and model is not None:
+        with wandb.run(context, model.version) as run:
             run.log_artifact(
                 "deployment",
                 "deployment",
-                metadata={"version": released.version, "reason": released.reason},
-                aliases=["production", released.version],
+                metadata={
+                    "version": model.version,
+                    "reason": released.reason,
+                    "inputs": {model.version: {"trained_checkpoint": content_key(model)}},
+                },
+                aliases=["production", model.version],
             )
     return dg.MaterializeResult(
         metadata={

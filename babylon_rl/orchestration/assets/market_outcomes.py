@@ -38,13 +38,15 @@ async def market_outcomes(
     `market_outcomes`). Repeat it after a resolution or when a horizon has passed; an open window materializes
     with the time at which it settles.
     """
-    reports = []
+    reports, inputs = [], {}
     with retry_on_lost_database():
         async with postgres.connect(role=JUDGE) as db:
             for window_id in context.partition_keys:
                 derived = await derive_window(db, window_id, postgres.settings())
                 reports.append(PartitionReport(window_id, derived.digest, _metadata(derived)))
-    log_lineage(context, wandb, reports)
+                if derived.outcomes is not None:
+                    inputs[window_id] = {"outcomes": derived.outcomes.sha256}
+    log_lineage(context, wandb, reports, inputs)
     async for result in materialize_each(context, reports):
         yield result
 

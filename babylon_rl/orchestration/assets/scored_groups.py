@@ -17,6 +17,7 @@ from babylon_rl.orchestration.assets.market_outcomes import market_outcomes
 from babylon_rl.orchestration.assets.trajectories import trajectories
 from babylon_rl.orchestration.charts import as_markdown
 from babylon_rl.orchestration.judge_report import judge_metadata
+from babylon_rl.orchestration.lineage import inputs_of_groups
 from babylon_rl.orchestration.model_pictures import reward_against_pnl
 from babylon_rl.orchestration.partitions import ONE_DAY_OF_WINDOWS, hourly
 from babylon_rl.orchestration.reporting import (
@@ -78,10 +79,11 @@ async def scored_groups(
                 single = len(context.partition_keys) == 1
                 shown = _metadata(group, done.file.uri, draw=single) | judge_metadata(done)
                 reports.append(PartitionReport(group.window_id, done.file.sha256, shown))
+            inputs = await inputs_of_groups(db.rl, context.partition_keys)
     if passing and context.retry_number < JUDGE_RETRIES:
         # Windows that were judged are not paid for again.
         raise dg.RetryRequested(JUDGE_RETRIES, with_jitter(JUDGE_RETRY_SECONDS))
-    log_lineage(context, wandb, reports)
+    log_lineage(context, wandb, reports, inputs)
     async for result in materialize_each(context, reports):
         yield result
 

@@ -1,16 +1,28 @@
 """`training_batch`: exactly what one day trains."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Literal
 
 import dagster as dg
 from pydantic import Field
 
+from babylon_rl.database.connection import Databases
+from babylon_rl.deployment.lineage import parent_for_training
+from babylon_rl.deployment.resampling import (
+    ResampleRules,
+    build_resampled,
+    day_prompts,
+    find_batch,
+    key_of,
+)
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS, log_lineage, retry_on_lost_database
 from babylon_rl.orchestration.assets.scored_groups import scored_groups
 from babylon_rl.orchestration.charts import histogram_markdown
 from babylon_rl.orchestration.day_inputs import DayInputs, UnresolvedDayError, day_inputs
 from babylon_rl.orchestration.day_report import DayReport, report_day
+from babylon_rl.orchestration.lineage import inputs_of_batch
 from babylon_rl.orchestration.partitions import ONE_DAY, WINDOWS_OF_THE_DAY, daily
 from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdown_table
 from babylon_rl.orchestration.resources import (
@@ -21,11 +33,13 @@ from babylon_rl.orchestration.resources import (
 )
 from babylon_rl.records.store import ArtifactStore
 from babylon_rl.scoring.dropout import MOST
+from babylon_rl.serving.target_policy import open_policy
 from babylon_rl.settings import Settings
 from babylon_rl.training.batch import BatchRules, TrainingBatch, build_batch, load_batch
 from babylon_rl.training.diagnostics import SignalRules
-from babylon_rl.training.eligibility import Eligibility
+from babylon_rl.training.eligibility import eligibility
 from babylon_rl.training.selection import Selection
+from babylon_rl.windows import parse_day, windows_of_day
 
 
 class BatchConfig(dg.Config):
@@ -37,6 +51,11 @@ class BatchConfig(dg.Config):
     )
     skip_readiness: bool = Field(
         default=False, description="Train also below TRAINING_MIN_TRAJECTORIES and TRAINING_MIN_GROUPS."
+    )
+    grouping: Literal["", "window", "resample"] = Field(
+        default="",
+        description="window: agents of an hour against each other. resample: the parent's answers to each "
+        "recorded prompt against each other. Empty: GROUPING.",
     )
     target_trajectories: int | None = Field(
         default=None, ge=1, description="Episodes wanted; where there are more, some are left out."
@@ -74,8 +93,9 @@ async def training_batch(
     wandb: WandbResource,
 ) -> dg.MaterializeResult:
     """Exactly what one day trains: the calls of our policies in the day's scored groups, with the advantages
-    of their whole group, scanned for leaked outcomes and frozen under a hash. Status `empty` says why a day
-    is not trained. A day that was trained keeps its batch: repeating it returns the same hash, and
+    of their whole group (or, with GROUPING=resample, new answers of the parent to the day's recorded prompts,
+    priced against what happened), scanned for leaked outcomes and frozen under a hash. Status `empty` says
+    why a day is not trained. A day that was trained keeps its batch: repeating it returns the same hash, and
     `superseded_by` if its windows would now give another one. A day with rows whose windows have no verdict
     yet is refused, whoever launched it, unless run config says `force`.
     """
@@ -88,7 +108,7 @@ async def training_batch(
             settings.training_min_split_half,
             settings.training_min_pnl_spearman,
         ),
-        Eligibility(settings.foreign_text),
+        eligibility(settings),
     )
     if config.skip_readiness:
         rules = replace(rules, min_groups=1, min_episodes=1)
@@ -104,13 +124,47 @@ async def training_batch(
             inputs = await day_inputs(db.rl, day, settings, datetime.now(UTC))
             if not config.force:
                 _require(inputs, day)
-            batch = await build_batch(db.rl, files, day, rules, config.selection(settings))
+            if (config.grouping or settings.grouping) == "resample":
+                batch = await _resampled(db, files, settings, day, rules, context.log.info)
+            else:
+                batch = await build_batch(db.rl, files, day, rules, config.selection(settings))
             report = await report_day(db.rl, day)
-    log_lineage(context, wandb, [PartitionReport(day, batch.sha256)])
+            # The groups of now are not what a frozen batch was made from once they give another one.
+            groups = {} if batch.superseded_by else await inputs_of_batch(db.rl, day, windows_of_day(day))
+    log_lineage(context, wandb, [PartitionReport(day, batch.sha256)], groups)
     return dg.MaterializeResult(
         metadata=_metadata(batch, files) | _of_inputs(inputs) | _pictures(report),
         data_version=dg.DataVersion(batch.sha256),
     )
+
+
+async def _resampled(
+    db: Databases,
+    files: ArtifactStore,
+    settings: Settings,
+    day: str,
+    needed: BatchRules,
+    report: Callable[[str], None],
+) -> TrainingBatch:
+    """The day's batch of same-prompt groups; what was asked before is not asked again."""
+    rules = ResampleRules(
+        prompts=settings.resample_prompts,
+        answers=settings.resample_answers,
+        horizon=settings.training_horizon,
+        invalid_penalty=settings.invalid_action_penalty,
+    )
+    parent = (await parent_for_training(db.rl, parse_day(day))).model
+    found = await day_prompts(db, day, rules)
+    known = await find_batch(db.rl, files, day, key_of(parent.version, found, rules))
+    if known is not None:
+        return known
+    asked, tokens = len(found.decisions) * rules.answers, sum(one.tokens for one in found.decisions)
+    report(
+        f"{parent.version} answers {len(found.decisions)} prompts of {found.windows} windows "
+        f"{rules.answers} times each: {asked} answers, about {tokens * rules.answers:,} prompt tokens"
+    )
+    async with open_policy(settings, parent) as policy:
+        return await build_resampled(db, files, day, policy, found, rules, needed)
 
 
 def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
@@ -118,6 +172,7 @@ def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
     return {
         "status": batch.status,
         "reason": batch.reason,
+        "grouping": batch.grouping,
         "groups/count": batch.groups,
         "episodes/count": batch.episodes,
         "calls/trained": batch.calls,
@@ -131,6 +186,7 @@ def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
         **{f"signal/{name}": value for name, value in batch.diagnostics.items()},
         "policies": markdown_table(("policy version", "calls"), list(batch.policy_versions.items())),
         "dropped calls": markdown_table(("reason", "calls"), list(batch.dropped.items())),
+        "confirmed calls": markdown_table(("confirmed by", "calls"), list(batch.confirmed.items())),
         "leaks": markdown_table(
             ("window", "agent", "kind"), [(k.window_id, k.agent_id, k.kind) for k in batch.leaks]
         ),
