@@ -6,6 +6,7 @@ spares the rest of a range, so every consumer reads `rl.window_state` and its ow
 """
 
 from collections import Counter
+from typing import Any
 
 import asyncpg
 import dagster as dg
@@ -154,6 +155,14 @@ def pnl_share_of_reward(
         metadata={
             **numbers({"reward/pnl_variance_share": share, "reward/pnl_spearman": correlation}),
             "groups/measured": len(windows),
+            "windows": markdown_table(
+                ("window", "share of variance", "rank correlation"),
+                [
+                    (w["window_id"], w["pnl_variance_share"], w["pnl_spearman"])
+                    for w in windows
+                    if w["pnl_variance_share"] < PNL_VARIANCE_SHARE
+                ],
+            ),
         },
     )
 
@@ -213,10 +222,11 @@ def candidate_beats_incumbent(
         passed=all(v["verdict"] == "promoted" for v in verdicts),
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
+            **(_numbers_of(verdicts[0]["metrics"]["verdict"]) if verdicts else {}),
             "days": markdown_table(
                 ("day", "version", "incumbent", "verdict", "why"),
                 [(v["day"], v["version"], v["incumbent"], v["verdict"], v["reason"]) for v in verdicts],
-            )
+            ),
         },
     )
 
@@ -253,6 +263,19 @@ ALL = [
 def _windows(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> list[asyncpg.Record]:
     keys = partition_keys(context, hourly)
     return fetch(postgres, _WINDOWS, keys, len(keys) if keys else LAST_WINDOWS)
+
+
+def _numbers_of(verdict: dict[str, Any]) -> dict[str, float | int]:
+    difference = verdict["difference"]
+    return numbers(
+        {
+            "gate/n": difference["n"],
+            "gate/difference": difference["mean"],
+            "gate/low": difference["low"],
+            "gate/high": difference["high"],
+            "gate/minimum_detectable_effect": verdict["minimum_detectable_effect"],
+        }
+    )
 
 
 def _verdicts(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> list[asyncpg.Record]:
