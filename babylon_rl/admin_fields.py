@@ -37,3 +37,8 @@ class AdminFields(BaseSettings):
     dagster_url: HttpUrl = Field(
         "http://127.0.0.1:3000", description="Dagster's webserver, through which the admin API starts runs."
     )
+    source_url: HttpUrl | None = Field(
+        None,
+        description="Where the repository's files are on the web, as https://github.com/OWNER/NAME/blob/main: "
+        "assets in Dagster's UI then link to their code and documents.",
+    )

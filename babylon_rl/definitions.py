@@ -5,6 +5,7 @@ import dagster as dg
 from babylon_rl.orchestration import (
     alert_sensors,
     assets,
+    catalog,
     checks,
     jobs,
     rollouts,
@@ -20,9 +21,10 @@ from babylon_rl.orchestration.resources import (
     PostgresResource,
     WandbResource,
 )
+from babylon_rl.settings import get_settings
 
 defs = dg.Definitions(
-    assets=assets.ALL,
+    assets=catalog.described(assets.ALL, get_settings()),
     asset_checks=checks.ALL,
     jobs=[
         jobs.hourly_job,
