@@ -1,11 +1,18 @@
-"""What W&B gets of the assets before a training: an artifact each, with digests and lineage."""
+"""What W&B gets of the assets around a training: an artifact each, with digests and lineage."""
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from babylon_rl.database.connection import open_databases
+from babylon_rl.deployment.candidates import ensure_base
+from babylon_rl.deployment.judging import content_key
+from babylon_rl.deployment.registry import ModelRecord
+from babylon_rl.orchestration.assets.deployed_model import deployed_model
 from babylon_rl.orchestration.assets.market_outcomes import market_outcomes
 from babylon_rl.orchestration.assets.recorded_rows import recorded_rows
 from babylon_rl.orchestration.assets.scored_groups import scored_groups
@@ -40,21 +47,24 @@ def wandb(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[Wandb
         yield server
 
 
-def test_an_artifact_for_every_asset_with_digests_and_lineage(
-    wandb: WandbServer, record: Callable[..., None]
-) -> None:
-    record(AGENTS, WINDOW)
-    resources = {
+def resources() -> dict[str, object]:
+    return {
         "postgres": PostgresResource(),
         "art": ArtResource(),
         "wandb": WandbResource(),
         "store": ArtifactStoreResource(),
     }
+
+
+def test_an_artifact_for_every_asset_with_digests_and_lineage(
+    wandb: WandbServer, record: Callable[..., None]
+) -> None:
+    record(AGENTS, WINDOW)
     hourly = [recorded_rows, trajectories, market_outcomes, scored_groups]
     made: dict[str, str] = {}
     with dg.instance_for_test() as instance:
         for assets, partition in ((hourly, WINDOW), ([training_batch], DAY)):
-            result = dg.materialize(assets, instance=instance, resources=resources, partition_key=partition)
+            result = dg.materialize(assets, instance=instance, resources=resources(), partition_key=partition)
             for event in result.get_asset_materialization_events():
                 tags = event.materialization.tags or {}
                 made[event.materialization.asset_key.to_user_string()] = tags["dagster/data_version"]
@@ -69,3 +79,23 @@ def test_an_artifact_for_every_asset_with_digests_and_lineage(
     assert sent["scored_groups"].metadata["inputs"] == {WINDOW: behind} and len(behind) == 2
     assert sent["training_batch"].metadata["inputs"] == {DAY: {WINDOW: made["scored_groups"]}}
     assert {wandb.exit_code(run) for run in wandb.runs} == {0} and len(wandb.runs) == 4
+
+
+def test_a_deployment_names_its_checkpoint(wandb: WandbServer, home_with_base: Path) -> None:
+    async def base() -> ModelRecord:
+        async with open_databases(get_settings()) as db:
+            return await ensure_base(db.rl, get_settings())
+
+    model = asyncio.run(base())
+    config = {"version": model.version, "against_the_gate": True}
+    with dg.instance_for_test() as instance:
+        for _ in range(2):  # the second time nothing changes, and nothing is logged
+            dg.materialize(
+                [deployed_model],
+                instance=instance,
+                resources={name: value for name, value in resources().items() if name != "store"},
+                run_config={"ops": {"deployed_model": {"config": config}}},
+            )
+    [artifact] = wandb.artifacts
+    assert artifact.metadata["inputs"] == {"v0.0.0": {"trained_checkpoint": content_key(model)}}
+    assert {"production", "v0.0.0"} <= set(artifact.aliases) and wandb.unknown == []
