@@ -5,7 +5,8 @@
 Experiments in a market whose agents differ for good, carry positions over and move the price together
 (`parts/rollout_world.py`), decided by what decides in production: `deployment.assignment`, `switchback` and
 `sequential`, at every pair of blocks. Some are replayed look by look through `experiment.judge` itself, which
-has to say the same.
+has to say the same of P&L, and is then asked about everything that it looks at: reward, win rate, invalid
+actions, failures and latency too, of equal models and of candidates with more invalid actions or failures.
 
 Beside it, on equal models: a t-test at every window over the same switchback, and the same confidence
 sequence where agents keep their version for good.
@@ -17,6 +18,8 @@ and the others' mean P&L in one window, each agent compared with its own mean.
 import argparse
 import json
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from numpy.typing import NDArray
 from parts.machine import machine
 from parts.rollout_world import (
     Worlds,
+    other_metrics,
     pair_contrasts,
     paired_deviation,
     play,
@@ -31,7 +35,7 @@ from parts.rollout_world import (
     window_differences,
 )
 
-from babylon_rl.deployment.experiment import METRICS, Panel, judge
+from babylon_rl.deployment.experiment import GUARDS, METRICS, Metric, Panel, judge
 from babylon_rl.deployment.sequential import FIRST_LOOK, bands_over_time
 from babylon_rl.settings import Settings
 
@@ -88,15 +92,16 @@ def sticky_promotions(worlds: Worlds, alpha: float) -> NDArray[np.bool_]:
     return first_looks(low, high) > 0
 
 
-def judged(worlds: Worlds, experiment: int, block: int, alpha: float) -> int:
+def judged(
+    worlds: Worlds, experiment: int, block: int, alpha: float, others: Mapping[Metric, Floats] | None = None
+) -> int:
     """The same experiment look by look through `judge`: as `first_looks`."""
-    nothing = np.full((AGENTS, WINDOWS), np.nan)
-    for look in range(1, worlds.draws.shape[2] + 1):
+    nothing = np.full_like(worlds.pnl, np.nan)
+    measured = {name: nothing for name in METRICS} | {"pnl": worlds.pnl} | dict(others or {})
+    for look in range(FIRST_LOOK, worlds.draws.shape[2] + 1):
         until = look * 2 * block
-        values: dict[Any, Floats] = {name: nothing[:, :until] for name in METRICS}
-        values["pnl"] = worlds.pnl[experiment, :, :until]
         panel = Panel(
-            values,
+            {name: values[experiment, :, :until] for name, values in measured.items()},  # type: ignore[misc]
             worlds.candidate[experiment, :, :until],
             worlds.draws[experiment, :, :look],
             np.full(look, SHARE),
@@ -106,6 +111,32 @@ def judged(worlds: Worlds, experiment: int, block: int, alpha: float) -> int:
         if decision != "hold":
             return look if decision == "promote" else -look
     return 0
+
+
+def everything_judged(runs: int, block: int, alpha: float) -> dict[str, Any]:
+    """What `judge` makes of all metrics together; a guard rises by `REGRESSION` of its paired deviation."""
+    rng = np.random.default_rng(4)
+    found: dict[str, list[int]] = {"equal": []} | {name: [] for name in GUARDS}
+    for _ in range(0, runs, CHUNK):
+        worlds = play(rng, min(CHUNK, runs), AGENTS, WINDOWS, block, 0.0, SHARE)
+        others = other_metrics(rng, worlds)
+        for case, decisions in found.items():
+            measured = dict(others)
+            if case != "equal":
+                rise = REGRESSION * paired_deviation(replace(worlds, pnl=others[case]))  # type: ignore[index]
+                measured[case] = others[case] + rise * worlds.candidate  # type: ignore[index]
+            decisions += [judged(worlds, one, block, alpha, measured) for one in range(len(worlds.pnl))]
+    decided = {case: np.array(decisions) for case, decisions in found.items()}
+    figures = {
+        "all_metrics_runs": len(decided["equal"]),
+        "all_metrics_false_promotion": share(decided["equal"] > 0),
+        "all_metrics_false_rollback": share(decided["equal"] < 0),
+        "all_metrics_false_rollback_ci": interval(decided["equal"] < 0),
+    }
+    for name in GUARDS:
+        figures[f"{name}_rises_rolled_back"] = share(decided[name] < 0)
+        figures[f"{name}_rises_rolled_back_ci"] = interval(decided[name] < 0)
+    return figures
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -121,25 +152,29 @@ def measure(quick: bool) -> dict[str, Any]:
         sticky.append(sticky_promotions(play_sticky(rng, CHUNK, AGENTS, WINDOWS, SHARE), alpha))
         naive.append(naive_promotions(play(rng, CHUNK, AGENTS, WINDOWS, block, 0.0, SHARE)))
     replayed = range(3 if quick else 10)
+    naive_found, sticky_found = np.concatenate(naive), np.concatenate(sticky)
     found = -worse[worse < 0] * 2 * block
     return {
         "runs": runs,
         "aa_false_promotion": share(equal > 0),
         "aa_false_promotion_ci": interval(equal > 0),
         "aa_false_rollback": share(equal < 0),
-        "naive_false_promotion": share(np.concatenate(naive)),
-        "sticky_false_promotion": share(np.concatenate(sticky)),
+        "naive_false_promotion": share(naive_found),
+        "naive_false_promotion_ci": interval(naive_found),
+        "sticky_false_promotion": share(sticky_found),
+        "sticky_false_promotion_ci": interval(sticky_found),
         "regressions_rolled_back": share(worse < 0),
         "regressions_rolled_back_ci": interval(worse < 0),
         "regressions_promoted": share(worse > 0),
         "median_windows_to_detect": float(np.median(found)) if len(found) else None,
+        "first_decision_windows": FIRST_LOOK * 2 * block,
         "paired_deviation_usd": round(deviation, 3),
         "judge_agrees": all(judged(worlds, one, block, alpha) == equal[one] for one in replayed),
         "agents": AGENTS,
         "windows": WINDOWS,
         "block_windows": block,
         "alpha": alpha,
-    }
+    } | everything_judged(20 if quick else 300, block, alpha)
 
 
 def share(found: NDArray[np.bool_]) -> float:
@@ -170,6 +205,13 @@ def main() -> None:
         f"worse models taken back      {figures['regressions_rolled_back']:.1%} within {WINDOWS} windows, "
         f"half of them within {figures['median_windows_to_detect']}"
     )
+    print(f"  no sooner than             {figures['first_decision_windows']} windows")
+    print(
+        f"equal in all metrics         {figures['all_metrics_false_promotion']:.1%} promoted, "
+        f"{figures['all_metrics_false_rollback']:.1%} taken back"
+    )
+    for name in GUARDS:
+        print(f"more {name:<9} taken back    {figures[f'{name}_rises_rolled_back']:.1%}")
     print(f"judge() agrees               {figures['judge_agrees']}")
     figures |= {"quick": arguments.quick, "seconds": round(time.perf_counter() - started, 1)}
     if arguments.json:

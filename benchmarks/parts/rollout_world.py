@@ -6,7 +6,7 @@ and now and then somebody is liquidated. A worse candidate costs its agents some
 only in the hour after: what a block begins with is what the block before has left behind.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from babylon_rl.deployment import switchback
 from babylon_rl.deployment.assignment import arms
+from babylon_rl.deployment.experiment import Metric
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -30,6 +31,11 @@ SIZE = 10.0
 """USD that a position of one earns at a return of one standard deviation."""
 LIQUIDATED, LIQUIDATION = 0.01, 100.0
 """How often in an hour somebody loses a margin, and the margin in USD."""
+
+ACTIONS, ORDERS = 20, 3
+"""An agent's actions and orders in an hour, at most."""
+OUTAGE = 0.02
+"""How often in an hour the upstream fails for everybody."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,26 @@ def trade(rng: np.random.Generator, candidate: Bools, effect: float) -> Floats:
     return pnl + effect * ((1 - LATE) * candidate + LATE * late)
 
 
+def other_metrics(rng: np.random.Generator, worlds: Worlds) -> dict[Metric, Floats]:
+    """What else the watch measures, equal for both versions, in shapes as P&L; agents differ for good."""
+    shape = worlds.pnl.shape
+    spread = worlds.pnl.std(axis=1, keepdims=True)
+    reward = (worlds.pnl - worlds.pnl.mean(axis=1, keepdims=True)) / spread
+    orders = rng.integers(0, ORDERS + 1, shape)
+    wins = rng.binomial(orders, 1 / (1 + np.exp(-worlds.pnl / SIZE)))
+    clumsy = rng.beta(1, 30, shape[:2])[..., None]
+    outage = 0.5 * (rng.random((shape[0], 1, shape[2])) < OUTAGE)
+    load = np.exp(0.3 * _persistent(rng, shape[0], shape[2]))[:, None, :]
+    distance = rng.lognormal(0, 0.3, shape[:2])[..., None]
+    return {
+        "reward": reward,
+        "win_rate": np.where(orders > 0, wins / np.maximum(orders, 1), np.nan),
+        "invalid": rng.binomial(ACTIONS, clumsy, shape) / ACTIONS,
+        "failures": rng.binomial(ACTIONS, 0.002 + outage, shape) / ACTIONS,
+        "latency_ms": 800.0 * load * distance * rng.lognormal(0, 0.2, shape),
+    }
+
+
 def _persistent(rng: np.random.Generator, runs: int, windows: int) -> Floats:
     """Calm and wild hours follow each other slowly: an autoregression of unit variance."""
     state, found = rng.normal(0, 1, runs), np.empty((runs, windows))
@@ -86,7 +112,7 @@ def _persistent(rng: np.random.Generator, runs: int, windows: int) -> Floats:
 
 
 def window_differences(worlds: Worlds) -> Floats:
-    """Mean of the candidates minus that of the others in each window: shape (runs, windows)."""
+    """P&L: mean of the candidates minus that of the others in each window: shape (runs, windows)."""
     counts: Any = worlds.candidate.sum(axis=1)
     others = worlds.candidate.shape[1] - counts
     mine = np.where(worlds.candidate, worlds.pnl, 0.0).sum(axis=1)
@@ -99,7 +125,7 @@ def window_differences(worlds: Worlds) -> Floats:
 def paired_deviation(worlds: Worlds) -> float:
     """Standard deviation of a window's paired difference: each agent compared with its own mean over time."""
     own = worlds.pnl - worlds.pnl.mean(axis=2, keepdims=True)
-    return float(np.nanstd(window_differences(Worlds(own, worlds.candidate, worlds.draws))))
+    return float(np.nanstd(window_differences(replace(worlds, pnl=own))))
 
 
 def pair_contrasts(worlds: Worlds, block: int, share: float) -> tuple[Floats, Floats]:
