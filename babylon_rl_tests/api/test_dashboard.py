@@ -229,6 +229,24 @@ def test_a_rollout_is_started_watched_and_promoted(page: "Page", admin: Admin, d
     assert "v0.0.3" in page.locator("#rollout").inner_text()
 
 
+def test_named_agents_try_a_model(page: "Page", admin: Admin) -> None:
+    log_in(page, admin)
+    page.click("button[aria-label='Deploy v0.0.3']")
+    page.select_option("#strategy", "test")
+    assert page.locator("#schedule").is_hidden() and page.locator("#percentage").is_hidden()
+    page.click("dialog button:has-text('Deploy')")
+    shows(page, "#dialog-error", "needs the agents that try the model")
+    page.fill("#agents", "agent-7, agent-9")
+    page.click("dialog button:has-text('Deploy')")
+    shows(page, "#rollout", "v0.0.3 on trial with 2 named agents")
+    shows(page, "#rollout", "agent-7, agent-9")
+    assert "2 named agents get v0.0.3" in page.inner_text("#tiles")
+    page.click("#rollback")
+    page.click("dialog button:has-text('Roll back')")
+    shows(page, "#rollout", "No experiment is running")
+    assert "v0.0.2" in page.inner_text("#rollout")
+
+
 def test_the_page_follows_what_happens_elsewhere(page: "Page", admin: Admin) -> None:
     log_in(page, admin)
     admin.post("/api/admin/training/deploy", {"modelVersion": "v0.0.3", "strategy": "immediate"})

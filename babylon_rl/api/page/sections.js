@@ -11,6 +11,8 @@ const KINDS = {
 const state = (word) => (word ? pill(word.replace("_", " "), KINDS[word] ?? "") : h("span", {}, "–"));
 const count = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en"));
 const figure = (value) => (value === null || value === undefined ? "–" : Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 }));
+const signed = (value) => (value > 0 ? "+" : "") + figure(value);
+const named = (candidate) => (candidate.agents.length === 1 ? "one named agent" : `${candidate.agents.length} named agents`);
 const STAGES = { training_batch: "freezing the batch", trained_checkpoint: "training", checkpoint_benchmark: "benchmark", deployed_model: "deployment" };
 
 /** Long reasons take two lines; the whole text is the element's title. */
@@ -66,7 +68,9 @@ function tiles(data) {
   const collection = automation.dataCollection;
   return [
     tile("Serving", active?.version ?? "base model", active ? "since " : "nothing was deployed yet", active ? when(active.startedAt) : ""),
-    tile("Rollout", candidate ? `${candidate.percentage} %` : "none", candidate ? `of the agents get ${candidate.version}` : "no candidate is on trial"),
+    !candidate ? tile("Rollout", "none", "no candidate is on trial")
+      : candidate.strategy === "test" ? tile("Rollout", "test", `${named(candidate)} get ${candidate.version}`)
+        : tile("Rollout", `${candidate.percentage} %`, `of the agents get ${candidate.version}`),
     tile("Collected", `${collection.ratePerHour.toLocaleString("en")} / h`, `${count(collection.last24h)} trajectories in 24 h`),
     tile("Training", readiness.ready ? "ready" : automation.training.currentJob ? "running" : "waiting",
       automation.training.lastCompleted ? "last completed " : "never completed", automation.training.lastCompleted ? when(automation.training.lastCompleted) : ""),
@@ -125,10 +129,10 @@ function rollout(data, act) {
   const parts = [serving];
   if (candidate) {
     parts.push(h("div", { class: "job" },
-      h("div", { class: "row" }, h("span", {}, h("b", {}, candidate.version), ` on trial with ${candidate.strategy === "test" ? `${candidate.agents.length} named agents` : `${candidate.percentage} % of the agents`}`), candidate.strategy ? pill(candidate.strategy, "busy") : ""),
+      h("div", { class: "row" }, h("span", {}, h("b", {}, candidate.version), ` on trial with ${candidate.strategy === "test" ? named(candidate) : `${candidate.percentage} % of the agents`}`), candidate.strategy ? pill(candidate.strategy, "busy") : ""),
       candidate.strategy === "test" ? h("p", { class: "meta" }, candidate.agents.join(", ")) : h("progress", { value: candidate.percentage, max: 100, "aria-label": "Percentage of the rollout" }),
       candidate.schedule.length > 1 ? h("p", { class: "meta" }, "Schedule: ", candidate.schedule.map((step) => `${step.percentage} %${step.windows ? ` for ${step.windows} h` : ""}`).join(", then ")) : "",
-      candidate.measuredFrom ? h("p", { class: "meta" }, "Measured from ", when(candidate.measuredFrom), `, blocks of ${candidate.blockHours} h`) : "",
+      candidate.measuredFrom ? h("p", { class: "meta" }, "First measured hour: ", when(candidate.measuredFrom), `, blocks of ${candidate.blockHours} h`) : "",
       h("p", { class: "meta" }, candidate.reason ?? "", " · ", when(candidate.startedAt))));
   }
   if (data.rollout.override) parts.push(h("p", { class: "hint" }, `The game's SystemSettings.wandbModel overrides this: ${data.rollout.override}`));
@@ -151,7 +155,7 @@ function comparison(experiment) {
       ["Candidate less incumbent", "", (m) => [m.label]],
       ["Candidate", "n", (m) => figure(m.candidate)],
       ["Incumbent", "n", (m) => figure(m.incumbent)],
-      ["Difference, at any look", "n", (m) => m.mean === null ? "–" : [figure(m.mean), h("span", { class: "sub" }, m.low === null ? "too few pairs" : `${figure(m.low)} to ${figure(m.high)}`), h("span", { class: "sub" }, m.detectable === null ? "" : `detectable ${figure(m.detectable)}`)]],
+      ["Difference, at any look", "n", (m) => m.mean === null ? "–" : [signed(m.mean), h("span", { class: "sub" }, m.low === null ? (m.mean === 0 ? "no difference so far" : "too few pairs") : `${signed(m.low)} to ${signed(m.high)}`), h("span", { class: "sub" }, m.detectable === null ? "" : `detectable ${figure(m.detectable)}`)]],
     ], experiment.metrics, "") : "",
     h("p", { class: "meta" }, `${experiment.windows ?? 0} hours, ${experiment.pairs ?? 0} pairs of blocks, looked at `, when(experiment.checkedAt), left ? `; left out: ${left} agent-hours` : ""),
   ];
