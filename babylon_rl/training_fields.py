@@ -95,6 +95,25 @@ class TrainingRunFields(BaseSettings):
         "drop",
         description="positive imitates calls without logprobs of episodes that beat their window (embedded).",
     )
+    unconfirmed_calls: Literal["auto", "drop", "train"] = Field(
+        "auto",
+        description="Calls that the gateway never served, though the game's rows claim them. auto: drop in "
+        "production, else train.",
+    )
+    max_versions_behind: int | None = Field(
+        None,
+        ge=0,
+        description="Newer live versions than the one that answered a call, at most. Unset: any number.",
+    )
+    grouping: Literal["window", "resample"] = Field(
+        "window",
+        description="What is compared: all agents of a window, or several new answers of the parent to each "
+        "of the day's recorded prompts, priced against what then happened.",
+    )
+    resample_prompts: int = Field(
+        128, ge=10, le=10_000, description="Recorded prompts of a day that GROUPING=resample asks at most."
+    )
+    resample_answers: int = Field(8, ge=2, le=64, description="Answers to each of them.")
     training_min_effective_episodes: float | None = Field(
         None, gt=0, description="Effective episodes ((sum |A|)^2 / sum A^2) that a day needs. Unset: any."
     )

@@ -5,7 +5,7 @@ step after another to the branch `continuous`. What a branch trained is known, s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from babylon_rl.scoring.groups import ScoredGroup, from_records
 from babylon_rl.settings import Settings
 from babylon_rl.training.backends import BackendChoice, choose_backend
 from babylon_rl.training.batch import READY, BatchRules, TrainingBatch, build_side_batch, load_batch
+from babylon_rl.training.eligibility import eligibility
 from babylon_rl.training.embedded import Progress
 from babylon_rl.training.options import BackendName
 from babylon_rl.training.selection import Selection
@@ -70,6 +71,11 @@ class BranchTraining:
     batch: TrainingBatch | None
     metrics: dict[str, Any]
     choice: BackendChoice | None = None
+
+
+def side_rules(settings: Settings) -> BatchRules:
+    """What a side branch needs: two episodes, of calls that the settings take."""
+    return replace(SIDE_RULES, takes=eligibility(settings))
 
 
 def branch_of(window_id: str) -> str:
@@ -132,7 +138,7 @@ async def train_windows(
     await ensure_base(db.rl, settings, backend=choice.name)
     parent = await branch_parent(db.rl, branch, choice.name)
     name = window_ids[0] if len(window_ids) == 1 else f"{window_ids[0]} to {window_ids[-1]}"
-    batch = await build_side_batch(db.rl, store, name, window_ids, SIDE_RULES, selection)
+    batch = await build_side_batch(db.rl, store, name, window_ids, side_rules(settings), selection)
     if batch.status != READY:
         return BranchTraining(branch, window_ids, NO_DATA, parent.model, parent, batch.reason, batch, {})
     _, episodes = load_batch(store, batch.uri)

@@ -13,7 +13,7 @@ from typing import Any
 
 from babylon_rl.database.connection import Databases
 from babylon_rl.deployment import registry
-from babylon_rl.deployment.branches import SIDE_RULES
+from babylon_rl.deployment.branches import side_rules
 from babylon_rl.deployment.errors import DeploymentError
 from babylon_rl.deployment.lineage import ParentChoice, ancestors
 from babylon_rl.deployment.registry import ModelRecord
@@ -159,7 +159,7 @@ async def retrain(
     for original in chain:
         windows = [row["window_id"] for row in await db.rl.fetch(_WINDOWS, original.unit_key)]
         selection = Selection(without_agents=(without_agent,) if without_agent else ())
-        batch = await build_side_batch(db.rl, store, branch, windows, SIDE_RULES, selection)
+        batch = await build_side_batch(db.rl, store, branch, windows, side_rules(settings), selection)
         if batch.status != READY:
             results.append(Retrained(original.version, None, batch.reason))
             continue

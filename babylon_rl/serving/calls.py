@@ -1,10 +1,8 @@
 """The record of one served call: what `rl.llm_calls` holds, and whether it may be trained on."""
 
-import hashlib
-from typing import Any
-
 import msgspec
 
+from babylon_rl.records.call_digest import content_sha256, field_of, text_of
 from babylon_rl.serving.answers import Answer, LogprobsOf
 from babylon_rl.serving.protocol import MAX_INT32, ChatCall
 
@@ -140,29 +138,10 @@ def _shaped(call: CapturedCall) -> bool:
     return any(name in given and bytes(given[name]) not in _PLAIN for name in _SHAPING)
 
 
-def content_sha256(messages: list[Any], response: str) -> str:
-    """Hash of what was said: roles and texts of the messages, and the answer's text.
-
-    Finds the call of a recorded step that kept no response id.
-    """
-    said = [[_field(message, "role"), _text(_field(message, "content"))] for message in messages]
-    return hashlib.sha256(msgspec.json.encode([said, response])).hexdigest()
-
-
 def content_of(call: CapturedCall) -> str:
     """`content_sha256` of a captured call."""
     answer = msgspec.json.decode(call.answer) if call.answer is not None else {}
-    return content_sha256(msgspec.json.decode(call.messages), _text(_field(answer, "content")))
-
-
-def _field(record: Any, name: str) -> Any:
-    return record.get(name) if isinstance(record, dict) else None
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(_text(_field(part, "text")) for part in content)
-    return content if isinstance(content, str) else ""
+    return content_sha256(msgspec.json.decode(call.messages), text_of(field_of(answer, "content")))
 
 
 def _small(count: int | None) -> int | None:

@@ -7,7 +7,7 @@ frozen one and says what is new.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,8 +22,9 @@ from babylon_rl.training.conversion import TrainableCall, TrainableEpisode
 from babylon_rl.training.diagnostics import SignalRules, diagnose
 from babylon_rl.training.diagnostics import refusal as weak_signal
 from babylon_rl.training.eligibility import Eligibility, why_not
+from babylon_rl.training.evidence import gather
 from babylon_rl.training.leaks import Leak, scan
-from babylon_rl.training.selection import Selection, select
+from babylon_rl.training.selection import Selection
 
 KIND = "training_batch"
 READY, EMPTY = "ready", "empty"
@@ -75,9 +76,13 @@ class TrainingBatch:
     """Calls that are not trained, by reason."""
     policy_versions: dict[str, int] = field(default_factory=dict)
     """Trained calls by the version that answered them."""
+    confirmed: dict[str, int] = field(default_factory=dict)
+    """All calls of the windows by who confirms them; see `training.joining`."""
     leaks: list[Leak] = field(default_factory=list)
     diagnostics: dict[str, float] = field(default_factory=dict)
     """What the day's rewards are worth; see `training.diagnostics`."""
+    grouping: str = "window"
+    """``window``, or ``resample``: several answers of the parent to each recorded prompt."""
     superseded_by: str | None = None
     """Hash of what the day's windows would give now, where it differs from the frozen batch."""
 
@@ -100,7 +105,7 @@ async def build_batch(
     """
     rules = rules or BatchRules()
     artifact, summary = await _build(rl, store, day, windows.windows_of_day(day), rules, selection)
-    return await _freeze(rl, store, day, artifact, summary, rules)
+    return await freeze_batch(rl, store, day, artifact, summary, asdict(rules))
 
 
 async def build_side_batch(
@@ -133,11 +138,10 @@ async def _build(
 ) -> tuple[Artifact, dict[str, Any]]:
     """Store what the windows give; returns the file and the summary at its head."""
     groups = [from_records(store.get(row["group_uri"])) for row in await rl.fetch(_GROUPS, list(window_ids))]
-    left_out: Counter[str] = Counter()
-    if wanted is not None:
-        groups, left_out = select(groups, wanted)
-    selection = _select(groups, rules.takes)
-    found = diagnose(groups, selection.episodes)
+    evidence = await gather(rl, groups, rules.takes, wanted)
+    groups = evidence.groups
+    selection = _select(groups, rules.takes, evidence.behind)
+    found = diagnose(groups, selection.episodes) | evidence.figures
     leaks = [leak for group in groups for leak in await _scan_group(rl, group, selection)]
     reason = _refusal(groups, selection, leaks, rules) or weak_signal(found, rules.signal)
     summary = {
@@ -147,7 +151,8 @@ async def _build(
         "groups": len({episode["window_id"] for episode in selection.episodes}),
         "episodes": len(selection.episodes),
         "calls": sum(len(episode["calls"]) for episode in selection.episodes),
-        "dropped": dict(sorted((selection.dropped + left_out).items())),
+        "dropped": dict(sorted((selection.dropped + evidence.dropped).items())),
+        "confirmed": evidence.found,
         "policy_versions": dict(sorted(selection.versions.items())),
         "leaks": [asdict(leak) for leak in leaks],
         "diagnostics": found,
@@ -168,7 +173,7 @@ class _Selection:
     versions: Counter[str] = field(default_factory=Counter)
 
 
-def _select(groups: Iterable[ScoredGroup], takes: Eligibility) -> _Selection:
+def _select(groups: Iterable[ScoredGroup], takes: Eligibility, behind: Mapping[str, int]) -> _Selection:
     selection = _Selection()
     for group in groups:
         if group.status != SCORED:
@@ -176,7 +181,7 @@ def _select(groups: Iterable[ScoredGroup], takes: Eligibility) -> _Selection:
         for member in group.members:
             calls = []
             for call in member.calls:
-                if reason := why_not(call, member.advantage, takes):
+                if reason := why_not(call, member.advantage, takes, behind):
                     selection.dropped[reason] += 1
                 else:
                     selection.versions[str(call.policy_version or call.model)] += 1
@@ -236,15 +241,20 @@ def _refusal(
     return ""
 
 
-async def _freeze(
+async def freeze_batch(
     rl: asyncpg.Connection,
     store: ArtifactStore,
     day: str,
     artifact: Artifact,
     summary: dict[str, Any],
-    rules: BatchRules,
+    config: dict[str, Any],
 ) -> TrainingBatch:
-    """Record the batch; a day that has been trained keeps the one it was trained on."""
+    """Record a stored batch; a day that has been trained keeps the one it was trained on.
+
+    Args:
+        summary: The first record of the artifact.
+        config: What it was made with.
+    """
     counts = (summary["groups"], summary["episodes"], summary["calls"])
     date = windows.parse_day(day)
     async with rl.transaction():
@@ -256,7 +266,7 @@ async def _freeze(
             summary["status"],
             *counts,
             summary["reason"],
-            asdict(rules),
+            config,
         )
         frozen = await rl.fetchrow(_FROZEN, date)
         if frozen is None:
