@@ -1,4 +1,4 @@
-"""What a batch needs besides its groups: who confirms the calls, how old the policies are, earlier windows."""
+"""What a batch needs besides its groups: who confirms calls, how old their policies are, earlier windows."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -3,7 +3,8 @@
 Whoever writes the game's rows could claim any tokens. What our gateway served is known: a recorded call is
 found there by its response id, else by the hash of what was said, under the agent that the caller's key
 vouches for. Then the gateway's tokens, log-probabilities, sampling parameters and version replace the
-recorded ones, and what it marked as untrainable is not trained. A call that only the game claims is *unconfirmed*.
+recorded ones, and what it marked as untrainable is not trained. A call that only the game claims is
+*unconfirmed*.
 """
 
 from collections import Counter, defaultdict

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from babylon_rl.database.connection import connect
-from babylon_rl.serving import spool as spool_module
 from babylon_rl.records.call_digest import content_sha256
+from babylon_rl.serving import spool as spool_module
 from babylon_rl.serving.calls import CapturedCall, why_untrainable
 from babylon_rl.serving.capture import DrainerProcess, SpoolCapture
 from babylon_rl.serving.drainer import Drainer, to_row
