@@ -5,13 +5,12 @@ was trained on, and whose orders have matured. The sample follows from the versi
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import asyncpg
 
-from babylon_rl.benchmark.answers import Reading, Wanted
 from babylon_rl.benchmark.replay import (
     Answered,
     NothingToReplayError,
@@ -19,33 +18,23 @@ from babylon_rl.benchmark.replay import (
     Replay,
     ask,
     compare,
-    read,
-    settle,
 )
 from babylon_rl.database.connection import Databases
 from babylon_rl.deployment.lineage import ancestors
+from babylon_rl.deployment.recorded_prompts import recorded_decisions, settle_answers
 from babylon_rl.deployment.verdicts import record_benchmark
-from babylon_rl.outcomes.pricing import HypotheticalOrder, read_clock, value_hypothetical
+from babylon_rl.outcomes.pricing import read_clock
 from babylon_rl.policy.chat import Policy
-from babylon_rl.records.reader import read_window
-from babylon_rl.records.steps import LlmCall, Step
-from babylon_rl.records.trajectory import RecordedTrajectory
 from babylon_rl.training.costs import PriceTable
 from babylon_rl.windows import window_range
 
 EMBARGO = timedelta(hours=72)
 DECISIONS = 2000
-CHARACTERS_PER_TOKEN = 4
-DEFAULT_ANSWER_TOKENS = 300
 
 _TRAINED_UNTIL = "SELECT max(window_id) FROM rl.trained_windows WHERE version = ANY($1::text[])"
 _RECORDED = """
 SELECT window_id FROM rl.window_rows WHERE excluded IS NULL AND window_id > $1
  GROUP BY window_id ORDER BY window_id
-"""
-_QUESTIONS = """
-SELECT lower(regexp_replace(trim("question"), '\\s+', ' ', 'g')) AS question, min("id") AS id
-  FROM "Market" GROUP BY 1 HAVING count(*) = 1
 """
 
 
@@ -122,8 +111,7 @@ async def held_out_decisions(
     per_window = -(-limit // len(window_ids))
     chosen: list[RecordedDecision] = []
     for window_id in window_ids:
-        rows = (await read_window(db.game, db.rl, window_id)).trajectories
-        found = [one for row in rows for one in _decisions(window_id, row)]
+        found = await recorded_decisions(db, window_id)
         chosen += sorted(found, key=lambda one: _rank(salt, one.id))[:per_window]
     chosen = sorted(
         sorted(chosen, key=lambda one: _rank(salt, one.id))[:limit], key=lambda one: (one.at, one.id)
@@ -168,7 +156,6 @@ async def replay(
         on_progress: Called with the number of answers since the last call.
         store: Whether the result becomes a row of `rl.benchmarks` (purpose `replay`).
     """
-    questions = {row["question"]: row["id"] for row in await db.game.fetch(_QUESTIONS)}
     answers = {p.version: await ask(p, material.decisions, on_progress) for p in (candidate, incumbent)}
     usable = [
         index
@@ -178,12 +165,8 @@ async def replay(
     decisions = [material.decisions[index] for index in usable]
     answered: dict[str, list[Answered]] = {}
     for version, given in answers.items():
-        readings = [read(material.decisions[i], given[i], questions) for i in usable]
-        values = await _values(db.game, decisions, readings, horizon, now)
-        answered[version] = [
-            settle(one, reading, value)
-            for one, reading, value in zip(decisions, readings, values, strict=True)
-        ]
+        usable_answers = [given[index] for index in usable]
+        answered[version] = await settle_answers(db.game, decisions, usable_answers, horizon=horizon, now=now)
     found = compare(
         decisions,
         answered,
@@ -196,35 +179,6 @@ async def replay(
     if store:
         await _store(db.rl, material, found, horizon)
     return found
-
-
-async def _values(
-    game: asyncpg.Connection,
-    decisions: Sequence[RecordedDecision],
-    readings: Sequence[Reading],
-    horizon: str,
-    now: datetime | None,
-) -> list[float | None]:
-    orders = [
-        HypotheticalOrder(
-            order_id=str(number),
-            agent_id=decision.agent_id,
-            kind=reading.kind,
-            instrument=reading.instrument,
-            side=reading.side,
-            size=reading.size,
-            leverage=reading.leverage,
-            at=decision.at,
-        )
-        for number, (decision, reading) in enumerate(zip(decisions, readings, strict=True))
-        if isinstance(reading, Wanted)
-    ]
-    values: Mapping[str, float | None] = {
-        value.order_id: value.value if value.matured else None
-        for value in await value_hypothetical(game, orders, now)
-        if value.horizon == horizon
-    }
-    return [values.get(str(number)) for number in range(len(decisions))]
 
 
 async def _store(rl: asyncpg.Connection, material: Material, found: Replay, horizon: str) -> None:
@@ -243,47 +197,6 @@ async def _store(rl: asyncpg.Connection, material: Material, found: Replay, hori
             f"minimum detectable effect {found.difference.minimum_detectable_effect():.5f}"
         ),
     )
-
-
-def _decisions(window_id: str, row: RecordedTrajectory) -> list[RecordedDecision]:
-    found = []
-    for step in row.steps:
-        call = _deciding_call(step)
-        messages = call.chat_messages() if call is not None else []
-        if call is None or not messages or step.timestamp is None:
-            continue
-        state = step.environment_state
-        equity = state.equity if state.equity is not None else state.agent_balance
-        if equity is None or not equity > 0:
-            continue
-        plain = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
-        found.append(
-            RecordedDecision(
-                id=f"{row.trajectory_id}/{step.step_number}",
-                window_id=window_id,
-                agent_id=row.agent_id,
-                at=_moment(window_id, step.timestamp),
-                equity=float(equity),
-                messages=plain,
-                temperature=1.0 if call.temperature is None else float(call.temperature),
-                max_tokens=call.max_tokens or DEFAULT_ANSWER_TOKENS,
-                tokens=call.prompt_tokens or sum(len(m["content"]) for m in plain) // CHARACTERS_PER_TOKEN,
-            )
-        )
-    return found
-
-
-def _deciding_call(step: Step) -> LlmCall | None:
-    """The call that chose the step's action."""
-    deciding = [call for call in step.llm_calls if call.purpose == "action"]
-    return deciding[-1] if deciding else None
-
-
-def _moment(window_id: str, milliseconds: float) -> datetime:
-    """The step's time; a writer's clock that left the window counts as the window's nearest end."""
-    start, end = window_range(window_id)
-    moment = datetime.fromtimestamp(milliseconds / 1000, tz=start.tzinfo)
-    return min(max(moment, start), end - timedelta(milliseconds=1))
 
 
 def _rank(salt: str, name: str) -> str:

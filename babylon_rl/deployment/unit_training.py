@@ -183,7 +183,7 @@ class _Attempt:
                 metrics=metrics,
                 branch=self.job.branch,
             )
-            windows = sorted({episode.window_id for episode in self.job.episodes})
+            windows = sorted({episode.recorded_window for episode in self.job.episodes})
             await rl.execute(_TRAINED_WINDOWS, windows, self.key, record.version, self.job.branch)
             reached(Stage.REGISTERED)
             return record.version

@@ -47,6 +47,11 @@ class TrainableEpisode:
     """Reward minus the leave-one-out mean of the window; dimensionless."""
     calls: Sequence[TrainableCall]
 
+    @property
+    def recorded_window(self) -> str:
+        """The window whose recording was learned from; groups of one prompt are named ``window/prompt``."""
+        return self.window_id.partition("/")[0]
+
 
 def to_art_groups(
     episodes: Iterable[TrainableEpisode], tokenizer: "PreTrainedTokenizerBase | None" = None

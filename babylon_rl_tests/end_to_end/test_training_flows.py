@@ -217,3 +217,21 @@ def test_a_loop_survives_a_failed_iteration_and_ends_on_sigterm(
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
     assert process.stdout is not None
     yield from process.stdout
+
+
+def test_a_day_of_answers_to_recorded_prompts_is_trained(environment: dict[str, str], dsn: str) -> None:
+    """GROUPING=resample through the real assets: asked once, frozen, trained on-policy, windows counted."""
+    settings = {
+        "WANDB_MODE": "none",
+        "GROUPING": "resample",
+        "RESAMPLE_PROMPTS": "48",
+        "RESAMPLE_ANSWERS": "4",
+    }
+    resampling = environment | settings | {"TRAINING_MIN_TRAJECTORIES": "20", "TRAINING_MIN_GROUPS": "5"}
+    babylon(resampling, "train")
+    [batch] = query(dsn, "SELECT status, reason, groups, calls, config FROM rl.training_batches")
+    assert batch["status"] == "ready", batch["reason"]
+    assert batch["groups"] <= 48 and 20 <= batch["calls"] <= 48 * 4
+    [model] = query(dsn, "SELECT version, metrics FROM rl.models WHERE version <> 'v0.0.0'")
+    windows = query(dsn, "SELECT window_id FROM rl.trained_windows WHERE version = $1", model["version"])
+    assert windows and all(re.fullmatch(rf"{DAY}T\d\d:00", row["window_id"]) for row in windows)

@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from babylon_rl.database.connection import Databases
+from babylon_rl.deployment.candidates import ensure_base
 from babylon_rl.deployment.lineage import parent_for_training
 from babylon_rl.deployment.resampling import (
     ResampleRules,
@@ -35,6 +36,7 @@ from babylon_rl.records.store import ArtifactStore
 from babylon_rl.scoring.dropout import MOST
 from babylon_rl.serving.target_policy import open_policy
 from babylon_rl.settings import Settings
+from babylon_rl.training.backends import choose_backend
 from babylon_rl.training.batch import BatchRules, TrainingBatch, build_batch, load_batch
 from babylon_rl.training.diagnostics import SignalRules
 from babylon_rl.training.eligibility import eligibility
@@ -153,6 +155,7 @@ async def _resampled(
         horizon=settings.training_horizon,
         invalid_penalty=settings.invalid_action_penalty,
     )
+    await ensure_base(db.rl, settings, backend=choose_backend(settings).name)
     parent = (await parent_for_training(db.rl, parse_day(day))).model
     found = await day_prompts(db, day, rules)
     known = await find_batch(db.rl, files, day, key_of(parent.version, found, rules))

@@ -1,0 +1,180 @@
+"""A day's same-prompt groups: the parent answers recorded prompts anew, once, priced by what happened."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from babylon_rl.database.connection import Databases, connect
+from babylon_rl.deployment import registry
+from babylon_rl.deployment.resampling import (
+    ResampleRules,
+    build_resampled,
+    day_prompts,
+    find_batch,
+    key_of,
+)
+from babylon_rl.policy.chat import ChatAnswer, ChatRequest
+from babylon_rl.policy.engine import EmbeddedEngine
+from babylon_rl.policy.server import PolicyServer
+from babylon_rl.records.reader import refresh_window_rows
+from babylon_rl.records.store import ArtifactStore
+from babylon_rl.serving.target_policy import UnansweredError, open_policy
+from babylon_rl.settings import Settings
+from babylon_rl.training.batch import BatchRules, load_batch
+from babylon_rl.windows import windows_of_day
+from babylon_rl_tests.benchmark.players import Skilled
+from babylon_rl_tests.simulation.conftest import simulate
+
+pytestmark = pytest.mark.anyio
+
+RULES = ResampleRules(prompts=24, answers=4)
+FEW = BatchRules(min_groups=2, min_episodes=4)
+
+
+@pytest.fixture(scope="module")
+def played(server, template: str) -> Iterator[str]:
+    """A day of trading whose windows have a verdict."""
+    name = server.create(template)
+
+    async def make() -> None:
+        await simulate(server.dsn(name), Skilled("v0.0.0", 0.3), 1, agents=4)
+        rl = await connect(server.dsn(name))
+        await refresh_window_rows(rl, rl)
+        await registry.ensure_base(rl, base_model="tiny", storage_path="file:///models/base")
+        await rl.execute(
+            "INSERT INTO rl.window_state (window_id, group_status) SELECT DISTINCT window_id, 'scored' "
+            "FROM rl.window_rows"
+        )
+        await rl.close()
+
+    asyncio.run(make())
+    yield server.dsn(name)
+    server.drop(name)
+
+
+@pytest.fixture
+async def db(anyio_backend: str, played: str) -> AsyncIterator[Databases]:
+    connection = await connect(played)
+    undo = connection.transaction()
+    await undo.start()
+    yield Databases(game=connection, rl=connection)
+    await undo.rollback()
+    await connection.close()
+
+
+@pytest.fixture
+async def day(db: Databases) -> str:
+    return (await db.rl.fetchval("SELECT min(window_id) FROM rl.window_rows"))[:10]
+
+
+class Counted:
+    """A policy that counts what it is asked."""
+
+    def __init__(self, policy: EmbeddedEngine) -> None:
+        self.policy, self.asked = policy, 0
+
+    @property
+    def version(self) -> str:
+        return self.policy.version
+
+    async def complete(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+        self.asked += len(requests)
+        return await self.policy.complete(requests)
+
+
+async def test_a_day_becomes_groups_of_one_prompt_each_once(
+    db: Databases, day: str, base_engine: EmbeddedEngine, tmp_path: Path
+) -> None:
+    store, policy = ArtifactStore(tmp_path), Counted(base_engine)
+    found = await day_prompts(db, day, RULES)
+    assert len(found.decisions) == 24 and found.windows >= 20 and not found.leaks
+    batch = await build_resampled(db, store, day, policy, found, RULES, FEW)
+    assert (batch.status, batch.grouping) == ("ready", "resample"), batch.reason
+    assert policy.asked == 24 * 4 and batch.policy_versions == {base_engine.version: batch.calls}
+    assert batch.calls + sum(batch.dropped.values()) == 24 * 4
+    _, episodes = load_batch(store, batch.uri)
+    by_group: dict[str, list[float]] = {}
+    for episode in episodes:
+        assert episode.recorded_window in windows_of_day(day)
+        assert len(episode.calls[0].token_ids) == len(episode.calls[0].logprobs) > 0
+        by_group.setdefault(episode.window_id, []).append(episode.advantage)
+    whole = [group for group in by_group.values() if len(group) == 4]
+    assert whole and all(abs(sum(group)) < 1e-9 for group in whole), "the group is its own baseline"
+    key = key_of(base_engine.version, await day_prompts(db, day, RULES), RULES)
+    again = await find_batch(db.rl, store, day, key)
+    assert again is not None and again.sha256 == batch.sha256
+    repeated = await build_resampled(db, ArtifactStore(tmp_path / "other"), day, policy, found, RULES, FEW)
+    assert repeated.sha256 == batch.sha256, "the same answers: they follow from the prompts and the policy"
+    assert await find_batch(db.rl, store, day, key_of("v9.9.9", found, RULES)) is None
+    other = key_of(base_engine.version, found, replace(RULES, answers=5))
+    assert await find_batch(db.rl, store, day, other) is None
+
+
+async def test_windows_wait_until_their_orders_have_matured(
+    db: Databases, day: str, base_engine: EmbeddedEngine, tmp_path: Path
+) -> None:
+    noon = datetime.fromisoformat(f"{day}T12:30").replace(tzinfo=UTC)
+    some = await day_prompts(db, day, RULES, now=noon)
+    assert some.immature > 0 and {one.window_id for one in some.decisions} <= {
+        f"{day}T{hour:02}:00" for hour in range(11)
+    }
+    early = datetime.fromisoformat(f"{day}T00:30").replace(tzinfo=UTC)
+    none = await day_prompts(db, day, RULES, now=early)
+    policy = Counted(base_engine)
+    batch = await build_resampled(db, ArtifactStore(tmp_path), day, policy, none, RULES, FEW, now=early)
+    assert batch.status == "empty" and "not matured yet" in batch.reason and policy.asked == 0
+
+
+async def test_a_day_without_prompts_and_one_with_too_few_say_why(
+    db: Databases, base_engine: EmbeddedEngine, tmp_path: Path, day: str
+) -> None:
+    store = ArtifactStore(tmp_path)
+    nothing = await day_prompts(db, "2020-01-01", RULES)
+    batch = await build_resampled(db, store, "2020-01-01", base_engine, nothing, RULES, FEW)
+    assert batch.status == "empty" and "no matured window" in batch.reason
+    found = await day_prompts(db, day, RULES)
+    much = BatchRules(min_groups=25, min_episodes=4)
+    batch = await build_resampled(db, store, day, base_engine, found, RULES, much)
+    assert batch.status == "empty" and "of at least 25" in batch.reason
+
+
+async def test_a_server_answers_with_tokens_and_one_that_is_gone_is_told(
+    db: Databases,
+    day: str,
+    base_engine: EmbeddedEngine,
+    base_checkpoint: Path,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    """A model at an OpenAI-compatible address; without log-probabilities nothing of it is trained."""
+    found = await day_prompts(db, day, replace(RULES, prompts=6))
+    model = await registry.get(db.rl, "v0.0.0")
+    with PolicyServer(base_engine) as server:
+        there = settings.model_copy(
+            update={
+                "gateway_upstream_url": server.base_url,
+                "gateway_upstream_api_key": SecretStr(server.api_key),
+                "base_model": "babylon-agent",
+            }
+        )
+        async with open_policy(there, model) as policy:
+            batch = await build_resampled(db, ArtifactStore(tmp_path), day, policy, found, RULES, FEW)
+        told = batch.dropped.get("no_logprobs", 0) + batch.calls
+        assert told > 0 and batch.diagnostics["answers_priced"] > 0
+    async with open_policy(there, model) as policy:
+        with pytest.raises(UnansweredError, match="did not answer"):
+            await build_resampled(db, ArtifactStore(tmp_path), day, policy, found, RULES, FEW)
+
+
+async def test_the_embedded_engine_is_used_itself(
+    db: Databases, settings: Settings, base_checkpoint: Path
+) -> None:
+    await db.rl.execute("UPDATE rl.models SET storage_path = $1", base_checkpoint.as_uri())
+    record = await registry.get(db.rl, "v0.0.0")
+    async with open_policy(settings, record) as policy:
+        assert isinstance(policy, EmbeddedEngine) and policy.version == "v0.0.0"
