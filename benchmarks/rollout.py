@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from parts.machine import machine
 from parts.rollout_world import (
+    STUBBORN,
     Worlds,
     other_metrics,
     pair_contrasts,
@@ -57,12 +58,12 @@ def first_looks(low: Floats, high: Floats) -> NDArray[np.int64]:
 
 
 def switchbacks(
-    seed: int, runs: int, block: int, alpha: float, effect: float = 0.0
+    seed: int, runs: int, block: int, alpha: float, effect: float = 0.0, **market: float
 ) -> tuple[NDArray[np.int64], list[Worlds]]:
     """Decisions of many experiments, and their worlds chunk by chunk (only the first chunk is kept)."""
     rng, decisions, kept = np.random.default_rng(seed), [], []
     for _ in range(0, runs, CHUNK):
-        worlds = play(rng, CHUNK, AGENTS, WINDOWS, block, effect, SHARE)
+        worlds = play(rng, CHUNK, AGENTS, WINDOWS, block, effect, SHARE, **market)
         _, low, high = bands_over_time(*pair_contrasts(worlds, block, SHARE), alpha)
         decisions.append(first_looks(low, high))
         kept = kept or [worlds]
@@ -146,6 +147,9 @@ def measure(quick: bool) -> dict[str, Any]:
     equal, (worlds,) = switchbacks(1, runs, block, alpha)
     deviation = paired_deviation(worlds)
     worse, _ = switchbacks(2, runs, block, alpha, -REGRESSION * deviation)
+    longer, (remembering,) = switchbacks(5, runs, block, alpha, **STUBBORN)
+    loss = -REGRESSION * paired_deviation(remembering)
+    worse_longer, _ = switchbacks(6, runs, block, alpha, loss, **STUBBORN)
     rng = np.random.default_rng(3)
     sticky, naive = [], []
     for _ in range(0, runs, CHUNK):
@@ -167,6 +171,10 @@ def measure(quick: bool) -> dict[str, Any]:
         "regressions_rolled_back_ci": interval(worse < 0),
         "regressions_promoted": share(worse > 0),
         "median_windows_to_detect": float(np.median(found)) if len(found) else None,
+        "stubborn_false_promotion": share(longer > 0),
+        "stubborn_false_promotion_ci": interval(longer > 0),
+        "stubborn_rolled_back": share(worse_longer < 0),
+        "stubborn_rolled_back_ci": interval(worse_longer < 0),
         "first_decision_windows": FIRST_LOOK * 2 * block,
         "paired_deviation_usd": round(deviation, 3),
         "judge_agrees": all(judged(worlds, one, block, alpha) == equal[one] for one in replayed),
@@ -206,6 +214,10 @@ def main() -> None:
         f"half of them within {figures['median_windows_to_detect']}"
     )
     print(f"  no sooner than             {figures['first_decision_windows']} windows")
+    print(
+        f"where markets remember more  {figures['stubborn_false_promotion']:.1%} promoted, "
+        f"{figures['stubborn_rolled_back']:.1%} taken back"
+    )
     print(
         f"equal in all metrics         {figures['all_metrics_false_promotion']:.1%} promoted, "
         f"{figures['all_metrics_false_rollback']:.1%} taken back"

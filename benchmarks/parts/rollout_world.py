@@ -23,6 +23,8 @@ KEPT = 0.6
 """Share of a position that is still held an hour later."""
 LATE = 0.3
 """Share of a candidate's effect that shows in the hour after."""
+STUBBORN = {"kept": 0.85, "late": 0.5}
+"""A market that remembers longer, for which nothing was tuned."""
 IMPACT = 0.5
 """What the agents' mean trade does to the price, in standard deviations of an hour's return."""
 EDGE, HABIT = 5.0, 0.5
@@ -48,13 +50,20 @@ class Worlds:
 
 
 def play(
-    rng: np.random.Generator, runs: int, agents: int, windows: int, block: int, effect: float, share: float
+    rng: np.random.Generator,
+    runs: int,
+    agents: int,
+    windows: int,
+    block: int,
+    effect: float,
+    share: float,
+    **market: float,
 ) -> Worlds:
     """Plays experiments of a candidate that changes P&L by `effect` USD per agent and hour."""
     pairs = windows // (2 * block)
     draws = rng.uniform(0, 100, (runs, agents, pairs))
     candidate = np.repeat(arms(draws, share).reshape(runs, agents, 2 * pairs), block, axis=-1)
-    return Worlds(trade(rng, candidate, effect), candidate, draws)
+    return Worlds(trade(rng, candidate, effect, **market), candidate, draws)
 
 
 def play_sticky(rng: np.random.Generator, runs: int, agents: int, windows: int, share: float) -> Worlds:
@@ -64,7 +73,9 @@ def play_sticky(rng: np.random.Generator, runs: int, agents: int, windows: int, 
     return Worlds(trade(rng, candidate, 0.0), candidate, draws)
 
 
-def trade(rng: np.random.Generator, candidate: Bools, effect: float) -> Floats:
+def trade(
+    rng: np.random.Generator, candidate: Bools, effect: float, kept: float = KEPT, late: float = LATE
+) -> Floats:
     """P&L in USD of shape (runs, agents, windows); what is random does not look at who is a candidate."""
     runs, agents, windows = candidate.shape
     edge = rng.normal(0, EDGE, (runs, agents))
@@ -73,13 +84,13 @@ def trade(rng: np.random.Generator, candidate: Bools, effect: float) -> Floats:
     held, pnl = np.zeros((runs, agents)), np.empty(candidate.shape)
     for window in range(windows):
         traded = habit + rng.normal(0, 1, (runs, agents))
-        held = KEPT * held + traded
+        held = kept * held + traded
         pushed = IMPACT * traded.mean(axis=1)
         moved = (rng.normal(0, 1, runs) + pushed) * wild[:, window]
         pnl[:, :, window] = edge + SIZE * held * moved[:, None]
     pnl -= LIQUIDATION * (rng.random(pnl.shape) < LIQUIDATED)
-    late = np.concatenate([np.zeros((runs, agents, 1), dtype=bool), candidate[..., :-1]], axis=-1)
-    return pnl + effect * ((1 - LATE) * candidate + LATE * late)
+    before = np.concatenate([np.zeros((runs, agents, 1), dtype=bool), candidate[..., :-1]], axis=-1)
+    return pnl + effect * ((1 - late) * candidate + late * before)
 
 
 def other_metrics(rng: np.random.Generator, worlds: Worlds) -> dict[Metric, Floats]:
