@@ -39,6 +39,6 @@ class AdminFields(BaseSettings):
     )
     source_url: HttpUrl | None = Field(
         None,
-        description="Where the repository's files are on the web, as https://github.com/OWNER/NAME/blob/main: "
+        description="Where the repository's files are on the web, https://github.com/OWNER/NAME/blob/main: "
         "assets in Dagster's UI then link to their code and documents.",
     )
