@@ -40,8 +40,11 @@ SELECT batch.uri FROM rl.trained_days AS trained JOIN rl.training_batches AS bat
  WHERE trained.day = $1::text::date AND trained.version IS NOT NULL
 """
 _ASKED = """
-SELECT uri FROM rl.training_batches WHERE day = $1::text::date AND config ->> 'resample_key' = $2
- ORDER BY created_at DESC LIMIT 1
+UPDATE rl.training_batches SET created_at = now()
+ WHERE batch_sha256 = (SELECT batch_sha256 FROM rl.training_batches
+                        WHERE day = $1::text::date AND config ->> 'resample_key' = $2
+                        ORDER BY created_at DESC LIMIT 1)
+RETURNING uri
 """
 
 
@@ -68,11 +71,17 @@ class DayPrompts:
     leaks: Sequence[Leak] = ()
 
 
+async def trained_batch(rl: asyncpg.Connection, store: ArtifactStore, day: str) -> TrainingBatch | None:
+    """The batch of a day that has been trained: it never changes."""
+    uri = await rl.fetchval(_TRAINED, day)
+    return None if uri is None else load_batch(store, uri)[0]
+
+
 async def find_batch(
     rl: asyncpg.Connection, store: ArtifactStore, day: str, key: str
 ) -> TrainingBatch | None:
-    """The batch of a day that has been trained, or the one that was made with this key."""
-    uri = await rl.fetchval(_TRAINED, day) or await rl.fetchval(_ASKED, day, key)
+    """The batch that was made with this key; it becomes the newest of its day, which is what is trained."""
+    uri = await rl.fetchval(_ASKED, day, key)
     return None if uri is None else load_batch(store, uri)[0]
 
 
@@ -98,9 +107,9 @@ async def day_prompts(
     return DayPrompts(chosen, len({one.window_id for one in chosen}), len(ready) - len(mature), leaks)
 
 
-def key_of(parent: str, found: DayPrompts, rules: ResampleRules) -> str:
+def key_of(parent: str, found: DayPrompts, rules: ResampleRules, needed: BatchRules) -> str:
     """Two batches with one key asked the same policy the same prompts in the same way."""
-    asked = [parent, asdict(rules), [(one.id, one.messages) for one in found.decisions]]
+    asked = [parent, asdict(rules), asdict(needed), [(one.id, one.messages) for one in found.decisions]]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -159,7 +168,7 @@ async def build_resampled(
     artifact = store.put(KIND, day, [summary, *records])
     config = {
         **asdict(needed),
-        "resample_key": key_of(policy.version, found, rules),
+        "resample_key": key_of(policy.version, found, rules, needed),
         "resample": asdict(rules),
     }
     return await freeze_batch(db.rl, store, day, artifact, summary, config)
@@ -183,7 +192,9 @@ def _refusal(found: DayPrompts, given: Resampled, needed: BatchRules) -> str:
         return f"no matured window of the day holds a prompt that can be asked again{waiting}"
     groups = len({episode.window_id for episode in given.episodes})
     if groups < needed.min_groups:
-        return f"{groups} prompts with a spread of rewards, of at least {needed.min_groups}"
+        lost = ", ".join(f"{count} {name}" for name, count in given.dropped.items())
+        why = f"; answers left out: {lost}" if lost else ""
+        return f"{groups} prompts with a spread of rewards, of at least {needed.min_groups}{why}"
     if len(given.episodes) < needed.min_episodes:
         return f"{len(given.episodes)} trainable answers of at least {needed.min_episodes}"
     return ""

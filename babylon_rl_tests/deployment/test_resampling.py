@@ -69,7 +69,8 @@ async def db(anyio_backend: str, played: str) -> AsyncIterator[Databases]:
 
 @pytest.fixture
 async def day(db: Databases) -> str:
-    return (await db.rl.fetchval("SELECT min(window_id) FROM rl.window_rows"))[:10]
+    first: str = await db.rl.fetchval("SELECT min(window_id) FROM rl.window_rows")  # type: ignore[assignment]
+    return first[:10]
 
 
 class Counted:
@@ -105,13 +106,13 @@ async def test_a_day_becomes_groups_of_one_prompt_each_once(
         by_group.setdefault(episode.window_id, []).append(episode.advantage)
     whole = [group for group in by_group.values() if len(group) == 4]
     assert whole and all(abs(sum(group)) < 1e-9 for group in whole), "the group is its own baseline"
-    key = key_of(base_engine.version, await day_prompts(db, day, RULES), RULES)
+    key = key_of(base_engine.version, await day_prompts(db, day, RULES), RULES, FEW)
     again = await find_batch(db.rl, store, day, key)
     assert again is not None and again.sha256 == batch.sha256
     repeated = await build_resampled(db, ArtifactStore(tmp_path / "other"), day, policy, found, RULES, FEW)
     assert repeated.sha256 == batch.sha256, "the same answers: they follow from the prompts and the policy"
-    assert await find_batch(db.rl, store, day, key_of("v9.9.9", found, RULES)) is None
-    other = key_of(base_engine.version, found, replace(RULES, answers=5))
+    assert await find_batch(db.rl, store, day, key_of("v9.9.9", found, RULES, FEW)) is None
+    other = key_of(base_engine.version, found, replace(RULES, answers=5), FEW)
     assert await find_batch(db.rl, store, day, other) is None
 
 
@@ -178,3 +179,25 @@ async def test_the_embedded_engine_is_used_itself(
     record = await registry.get(db.rl, "v0.0.0")
     async with open_policy(settings, record) as policy:
         assert isinstance(policy, EmbeddedEngine) and policy.version == "v0.0.0"
+
+
+async def test_a_batch_that_is_found_again_is_the_one_that_is_trained(
+    db: Databases, day: str, base_engine: EmbeddedEngine, tmp_path: Path
+) -> None:
+    store = ArtifactStore(tmp_path)
+    found = await day_prompts(db, day, RULES)
+    batch = await build_resampled(db, store, day, base_engine, found, RULES, FEW)
+    await db.rl.execute("UPDATE rl.training_batches SET created_at = created_at - interval '1 hour'")
+    await db.rl.execute(
+        """INSERT INTO rl.training_batches (batch_sha256, day, uri, status, groups, episodes, calls, config)
+           VALUES ('w', $1::text::date, 'windows', 'ready', 1, 1, 1, '{}')""",
+        day,
+    )
+    await db.rl.execute(
+        "UPDATE rl.training_batches SET created_at = now() - interval '1 minute' WHERE batch_sha256 = 'w'"
+    )
+    assert await find_batch(db.rl, store, day, key_of(base_engine.version, found, RULES, FEW)) is not None
+    newest = (
+        "SELECT batch_sha256 FROM rl.training_batches WHERE day = $1::text::date ORDER BY created_at DESC"
+    )
+    assert await db.rl.fetchval(newest, day) == batch.sha256

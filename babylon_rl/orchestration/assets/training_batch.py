@@ -17,6 +17,7 @@ from babylon_rl.deployment.resampling import (
     day_prompts,
     find_batch,
     key_of,
+    trained_batch,
 )
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS, log_lineage, retry_on_lost_database
 from babylon_rl.orchestration.assets.scored_groups import scored_groups
@@ -155,10 +156,12 @@ async def _resampled(
         horizon=settings.training_horizon,
         invalid_penalty=settings.invalid_action_penalty,
     )
+    if (trained := await trained_batch(db.rl, files, day)) is not None:
+        return trained
     await ensure_base(db.rl, settings, backend=choose_backend(settings).name)
     parent = (await parent_for_training(db.rl, parse_day(day))).model
     found = await day_prompts(db, day, rules)
-    known = await find_batch(db.rl, files, day, key_of(parent.version, found, rules))
+    known = await find_batch(db.rl, files, day, key_of(parent.version, found, rules, needed))
     if known is not None:
         return known
     asked, tokens = len(found.decisions) * rules.answers, sum(one.tokens for one in found.decisions)
