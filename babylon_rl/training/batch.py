@@ -1,9 +1,9 @@
 """The training batch: exactly what one day trains, selected, scanned for leaks, and frozen under its hash.
 
 A batch is built from the day's scored groups. Members of our policies whose calls carry tokens and log-
-probabilities are selected with the advantages they got in their whole group; every call that is left out is
-counted with its reason. Once a day has been trained its batch never changes: building it again returns the
-frozen one and says what is new.
+probabilities, or get them from the checkpoint that answered, are selected with the advantages they got in
+their whole group; every call that is left out is counted with its reason. Once a day has been trained its
+batch never changes: building it again returns the frozen one and says what is new.
 """
 
 from collections import Counter
@@ -133,6 +133,8 @@ async def _build(
         "leaks": [asdict(leak) for leak in leaks],
         "diagnostics": found,
     }
+    if evidence.without_logprobs:
+        summary["without_logprobs"] = evidence.without_logprobs
     return store.put(KIND, name, [summary, *([] if reason else selection.episodes)]), summary
 
 

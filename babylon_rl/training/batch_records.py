@@ -55,6 +55,8 @@ class TrainingBatch:
     """Trained calls by the version that answered them."""
     confirmed: dict[str, int] = field(default_factory=dict)
     """All calls of the windows by who confirms them; see `training.joining`."""
+    without_logprobs: dict[str, int] = field(default_factory=dict)
+    """Calls that came without log-probabilities by what became of them; see `training.rescoring`."""
     leaks: list[Leak] = field(default_factory=list)
     diagnostics: dict[str, float] = field(default_factory=dict)
     """What the day's rewards are worth; see `training.diagnostics`."""

@@ -15,6 +15,7 @@ from babylon_rl.scoring.groups import SCORED, ScoredGroup, leave_one_out
 from babylon_rl.training.diagnostics import split_half
 from babylon_rl.training.eligibility import Eligibility
 from babylon_rl.training.joining import join_calls
+from babylon_rl.training.rescoring import rescore
 from babylon_rl.training.selection import Selection, select
 
 _LINE = """
@@ -38,6 +39,7 @@ class Evidence:
         groups: With confirmed calls, selected members, and advantages without the agents' effects.
         found: Calls by who confirms them.
         dropped: Calls that are left out, by reason.
+        without_logprobs: Calls that came without log-probabilities by what became of them.
         behind: Live versions by how many newer ones there are; what is not in it has no known age.
         figures: Of the baseline, and of the advantages before it.
     """
@@ -45,6 +47,7 @@ class Evidence:
     groups: list[ScoredGroup]
     found: dict[str, int]
     dropped: Counter[str]
+    without_logprobs: dict[str, int]
     behind: dict[str, int] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -52,9 +55,13 @@ class Evidence:
 async def gather(
     rl: asyncpg.Connection, groups: Sequence[ScoredGroup], takes: Eligibility, wanted: Selection | None
 ) -> Evidence:
-    """Confirm, select and take the agents' effects out, in this order: baselines are made of what is left."""
+    """Confirm, score again, select and take the agents' effects out.
+
+    In this order: the selection counts who can be trained, and baselines are made of what is left.
+    """
     joined = await join_calls(rl, groups, unconfirmed=takes.unconfirmed == "train")
-    kept, dropped = joined.groups, joined.dropped
+    kept, without = await rescore(rl, joined.groups)
+    dropped = joined.dropped
     if wanted is not None:
         kept, left_out = select(kept, wanted)
         dropped = dropped + left_out
@@ -64,7 +71,8 @@ async def gather(
     trained, figures = without_effects(kept, await earlier_windows(rl, kept, forgotten))
     if (reliability := split_half([group for group in kept if group.status == SCORED])) is not None:
         figures["split_half"] = reliability
-    return Evidence(trained, dict(sorted(joined.found.items())), dropped, behind, figures)
+    found, rescored = dict(sorted(joined.found.items())), dict(sorted(without.items()))
+    return Evidence(trained, found, dropped, rescored, behind, figures)
 
 
 async def earlier_windows(

@@ -193,6 +193,9 @@ def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
         "policies": markdown_table(("policy version", "calls"), list(batch.policy_versions.items())),
         "dropped calls": markdown_table(("reason", "calls"), list(batch.dropped.items())),
         "confirmed calls": markdown_table(("confirmed by", "calls"), list(batch.confirmed.items())),
+        "calls without logprobs": markdown_table(
+            ("what became of them", "calls"), list(batch.without_logprobs.items())
+        ),
         "leaks": markdown_table(
             ("window", "agent", "kind"), [(k.window_id, k.agent_id, k.kind) for k in batch.leaks]
         ),
