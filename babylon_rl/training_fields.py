@@ -114,6 +114,12 @@ class TrainingRunFields(BaseSettings):
         128, ge=10, le=10_000, description="Recorded prompts of a day that GROUPING=resample asks at most."
     )
     resample_answers: int = Field(8, ge=2, le=64, description="Answers to each of them.")
+    resample_daily_budget_usd: float = Field(
+        5.0,
+        ge=0,
+        description="Dollars per UTC day for answers of a server, by PRICE_TABLE; what could exceed them is "
+        "not asked. Embedded answers cost nothing.",
+    )
     training_min_effective_episodes: float | None = Field(
         None, gt=0, description="Effective episodes ((sum |A|)^2 / sum A^2) that a day needs. Unset: any."
     )

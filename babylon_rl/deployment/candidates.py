@@ -25,6 +25,7 @@ from babylon_rl.settings import Settings
 from babylon_rl.training import units
 from babylon_rl.training.backends import BackendChoice, choose_backend
 from babylon_rl.training.batch import READY, TrainingBatch, load_batch
+from babylon_rl.training.batch_records import RESAMPLE
 from babylon_rl.training.embedded import Progress
 from babylon_rl.training.errors import BackendNotAvailableError, MissingBatchError
 from babylon_rl.training.options import BackendName
@@ -156,7 +157,10 @@ async def train_day(
 async def project_training(
     db: Databases, model: ModelRecord, batch: TrainingBatch, store: ArtifactStore
 ) -> None:
-    """Show the game what was trained; it never decides anything, so a failure is only logged."""
+    """Show the game what was trained; it never decides anything, so a failure is only logged.
+
+    Answers that were asked for anew earned their agent nothing: of them the game gets no rewards.
+    """
     rewards = {
         trajectory: episode["reward"]
         for episode in store.get(batch.uri)[1:]
@@ -168,7 +172,7 @@ async def project_training(
         base_model=model.base_model,
         model_version=model.version,
         trajectory_ids=list(rewards),
-        rewards=list(rewards.values()),
+        rewards=[] if batch.grouping == RESAMPLE else list(rewards.values()),
         status="completed",
         scenario_id=batch.day,
         training_loss=model.metrics.get("loss/train"),

@@ -77,6 +77,7 @@ _OF_AGENT = {
     "order_value": "DELETE FROM rl.order_value WHERE agent_id = $1",
     "llm_calls": "DELETE FROM rl.llm_calls WHERE agent_id = $1",
     "judgments": "DELETE FROM rl.judgments WHERE agent_id = $1",
+    "paid_answers": "DELETE FROM rl.paid_answers WHERE agent_id = $1",
     "judge_cache": _JUDGED,
     "quarantine": """DELETE FROM rl.quarantine WHERE trajectory_id IN
                      (SELECT trajectory_id FROM rl.window_rows WHERE agent_id = $1)""",

@@ -1,5 +1,7 @@
 """Recorded prompts, to be answered anew: which ones there are, and what another answer would have come to."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -17,6 +19,8 @@ from babylon_rl.windows import window_range
 
 CHARACTERS_PER_TOKEN = 4
 DEFAULT_ANSWER_TOKENS = 300
+NO_MESSAGES, NO_TIME, NO_EQUITY = "no_messages", "no_time", "no_equity"
+"""Why a call that chose an action cannot be asked again."""
 
 _QUESTIONS = """
 SELECT lower(regexp_replace(trim("question"), '\\s+', ' ', 'g')) AS question, min("id") AS id
@@ -24,10 +28,17 @@ SELECT lower(regexp_replace(trim("question"), '\\s+', ' ', 'g')) AS question, mi
 """
 
 
-async def recorded_decisions(db: Databases, window_id: str) -> list[RecordedDecision]:
-    """The prompts of a window's recorded rows whose call chose an action."""
+async def recorded_decisions(
+    db: Databases, window_id: str, left_out: Counter[str] | None = None
+) -> list[RecordedDecision]:
+    """The prompts of a window's recorded rows whose call chose an action.
+
+    Args:
+        left_out: Counts those that cannot be asked again, by reason.
+    """
     rows = (await read_window(db.game, db.rl, window_id)).trajectories
-    return [one for row in rows for one in _decisions(window_id, row)]
+    counted = Counter[str]() if left_out is None else left_out
+    return [one for row in rows for one in _decisions(window_id, row, counted)]
 
 
 async def settle_answers(
@@ -76,16 +87,19 @@ async def _values(
     return [values.get(str(number)) for number in range(len(decisions))]
 
 
-def _decisions(window_id: str, row: RecordedTrajectory) -> list[RecordedDecision]:
+def _decisions(window_id: str, row: RecordedTrajectory, left_out: Counter[str]) -> list[RecordedDecision]:
     found = []
     for step in row.steps:
-        call = _deciding_call(step)
-        messages = call.chat_messages() if call is not None else []
-        if call is None or not messages or step.timestamp is None:
+        if (call := _deciding_call(step)) is None:
             continue
+        messages = call.chat_messages()
         state = step.environment_state
         equity = state.equity if state.equity is not None else state.agent_balance
-        if equity is None or not equity > 0:
+        if not messages or step.timestamp is None:
+            left_out[NO_TIME if messages else NO_MESSAGES] += 1
+            continue
+        if equity is None or not math.isfinite(equity) or equity <= 0:
+            left_out[NO_EQUITY] += 1
             continue
         plain = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
         found.append(

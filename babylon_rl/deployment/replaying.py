@@ -128,12 +128,14 @@ async def held_out_decisions(
 def estimate(material: Material, prices: PriceTable, hosted: int) -> Estimate:
     """What two policies' answers will use; `hosted` of them are paid per answer."""
     asked = len(material.decisions)
+    read = sum(one.tokens for one in material.decisions)
+    written = sum(one.max_tokens for one in material.decisions)
     return Estimate(
         decisions=asked,
         answers=2 * asked,
-        prompt_tokens=2 * sum(one.tokens for one in material.decisions),
-        answer_tokens=2 * sum(one.max_tokens for one in material.decisions),
-        dollars=hosted * asked * prices.serverless_request,
+        prompt_tokens=2 * read,
+        answer_tokens=2 * written,
+        dollars=hosted * prices.answers(asked, read, written),
     )
 
 

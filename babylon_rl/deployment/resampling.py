@@ -8,25 +8,28 @@ finds that batch instead of asking again.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-import asyncpg
 import numpy as np
 
 from babylon_rl.benchmark.replay import DECISION_BOUND, RecordedDecision
 from babylon_rl.database.connection import Databases
+from babylon_rl.deployment.paid_answers import PaidPolicy
 from babylon_rl.deployment.recorded_prompts import recorded_decisions, settle_answers
 from babylon_rl.outcomes.market import load_outcomes
 from babylon_rl.outcomes.pricing import read_clock
 from babylon_rl.policy.chat import ChatAnswer, Policy
+from babylon_rl.policy.control_tokens import neutral_messages
 from babylon_rl.records.store import ArtifactStore
-from babylon_rl.training.batch import EMPTY, KIND, READY, BatchRules, TrainingBatch, freeze_batch, load_batch
+from babylon_rl.training.batch import EMPTY, KIND, READY, BatchRules, TrainingBatch, freeze_batch
+from babylon_rl.training.batch_records import RESAMPLE
 from babylon_rl.training.conversion import TrainableEpisode
 from babylon_rl.training.leaks import Leak, scan
-from babylon_rl.training.resample import RecordedPrompt, Resampled, resample
+from babylon_rl.training.resample import TOO_LONG, RecordedPrompt, Resampled, resample
 from babylon_rl.windows import window_range, windows_of_day
 
 HORIZONS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24)}
@@ -34,17 +37,6 @@ HORIZONS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24)}
 _READY = """
 SELECT window_id FROM rl.window_state WHERE window_id = ANY($1::text[]) AND group_status IS NOT NULL
  ORDER BY window_id
-"""
-_TRAINED = """
-SELECT batch.uri FROM rl.trained_days AS trained JOIN rl.training_batches AS batch USING (batch_sha256)
- WHERE trained.day = $1::text::date AND trained.version IS NOT NULL
-"""
-_ASKED = """
-UPDATE rl.training_batches SET created_at = now()
- WHERE batch_sha256 = (SELECT batch_sha256 FROM rl.training_batches
-                        WHERE day = $1::text::date AND config ->> 'resample_key' = $2
-                        ORDER BY created_at DESC LIMIT 1)
-RETURNING uri
 """
 
 
@@ -69,20 +61,18 @@ class DayPrompts:
     immature: int
     """Windows whose orders are not valued yet."""
     leaks: Sequence[Leak] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Prompts of matured windows that cannot be asked again, by reason."""
 
-
-async def trained_batch(rl: asyncpg.Connection, store: ArtifactStore, day: str) -> TrainingBatch | None:
-    """The batch of a day that has been trained: it never changes."""
-    uri = await rl.fetchval(_TRAINED, day)
-    return None if uri is None else load_batch(store, uri)[0]
-
-
-async def find_batch(
-    rl: asyncpg.Connection, store: ArtifactStore, day: str, key: str
-) -> TrainingBatch | None:
-    """The batch that was made with this key; it becomes the newest of its day, which is what is trained."""
-    uri = await rl.fetchval(_ASKED, day, key)
-    return None if uri is None else load_batch(store, uri)[0]
+    @property
+    def prompts(self) -> list[RecordedPrompt]:
+        """As they are asked: other people's text in them holds no control token."""
+        return [
+            RecordedPrompt(
+                one.id, one.window_id, one.agent_id, neutral_messages(one.messages), 1.0, one.max_tokens
+            )
+            for one in self.decisions
+        ]
 
 
 async def day_prompts(
@@ -96,20 +86,28 @@ async def day_prompts(
     per_window = -(-rules.prompts // max(1, len(mature)))
     chosen: list[RecordedDecision] = []
     leaks: list[Leak] = []
+    left_out = Counter[str]()
     for window_id in mature:
-        distinct = {json.dumps(one.messages): one for one in await recorded_decisions(db, window_id)}
+        found = await recorded_decisions(db, window_id, left_out)
+        distinct = {json.dumps(one.messages): one for one in found}
         sample = sorted(distinct.values(), key=lambda one: _rank(rules.seed, one.id))[:per_window]
         outcomes = await load_outcomes(db.rl, window_id)
         leaks += [leak for one in sample for leak in scan(window_id, one.agent_id, [one.messages], outcomes)]
         chosen += sample
     chosen = sorted(chosen, key=lambda one: _rank(rules.seed, one.id))[: rules.prompts]
     chosen = sorted(chosen, key=lambda one: (one.window_id, one.id))
-    return DayPrompts(chosen, len({one.window_id for one in chosen}), len(ready) - len(mature), leaks)
+    windows = len({one.window_id for one in chosen})
+    return DayPrompts(chosen, windows, len(ready) - len(mature), leaks, dict(left_out))
 
 
 def key_of(parent: str, found: DayPrompts, rules: ResampleRules, needed: BatchRules) -> str:
-    """Two batches with one key asked the same policy the same prompts in the same way."""
-    asked = [parent, asdict(rules), asdict(needed), [(one.id, one.messages) for one in found.decisions]]
+    """Two batches with one key asked the same policy the same prompts in the same way.
+
+    A leak that was found since makes another key: the batch of before is not trained any more.
+    """
+    prompts = [(one.id, one.messages) for one in found.decisions]
+    leaks = [asdict(leak) for leak in found.leaks]
+    asked = [parent, asdict(rules), asdict(needed), prompts, leaks]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -130,26 +128,27 @@ async def build_resampled(
         PolicyError: The policy does not answer.
     """
     by_id = {one.id: one for one in found.decisions}
+    outcomes: dict[str, Counter[str]] = {one.id: Counter() for one in found.decisions}
 
     async def rewards(pairs: Sequence[tuple[RecordedPrompt, ChatAnswer]]) -> list[float | None]:
         decisions = [by_id[prompt.id] for prompt, _ in pairs]
         answers = [answer for _, answer in pairs]
         settled = await settle_answers(db.game, decisions, answers, horizon=rules.horizon, now=now)
+        for one, answered in zip(decisions, settled, strict=True):
+            outcomes[one.id][answered.outcome] += 1
         return [
             _reward(one.equity, answered.outcome, answered.value, rules)
             for one, answered in zip(decisions, settled, strict=True)
         ]
 
-    prompts = [
-        RecordedPrompt(one.id, one.window_id, one.agent_id, one.messages, 1.0, one.max_tokens)
-        for one in found.decisions
-    ]
-    asked = bool(prompts) and not found.leaks
+    asked = bool(found.decisions) and not found.leaks
     given = (
-        await resample(policy, prompts, rules.answers, rewards, seed=rules.seed)
+        await resample(policy, found.prompts, rules.answers, rewards, seed=rules.seed)
         if asked
         else Resampled([], {}, {})
     )
+    bill = await policy.bill() if isinstance(policy, PaidPolicy) else {}
+    dropped = Counter(given.dropped) + Counter(found.left_out)
     reason = _refusal(found, given, needed)
     summary = {
         "day": day,
@@ -158,11 +157,12 @@ async def build_resampled(
         "groups": len({episode.window_id for episode in given.episodes}),
         "episodes": len(given.episodes),
         "calls": len(given.episodes),
-        "dropped": given.dropped,
+        "dropped": dict(sorted(dropped.items())),
         "policy_versions": given.versions,
         "leaks": [asdict(leak) for leak in found.leaks],
-        "diagnostics": _diagnostics(found, given),
-        "grouping": "resample",
+        "diagnostics": _diagnostics(found, given) | bill,
+        "grouping": RESAMPLE,
+        "prompts": [_prompt_record(one, given, outcomes[one.id]) for one in found.decisions] if asked else [],
     }
     records = [] if reason else [_record(episode, given) for episode in given.episodes]
     artifact = store.put(KIND, day, [summary, *records])
@@ -216,11 +216,11 @@ def _diagnostics(found: DayPrompts, given: Resampled) -> dict[str, float]:
 def _record(episode: TrainableEpisode, given: Resampled) -> dict[str, Any]:
     (call,) = episode.calls
     prompt = episode.window_id.partition("/")[2]
-    number = int(episode.agent_id.rpartition("#")[2])
+    agent_id, _, number = episode.agent_id.rpartition("#")
     return {
         "window_id": episode.window_id,
-        "agent_id": episode.agent_id,
-        "reward": given.rewards[prompt][number],
+        "agent_id": agent_id,
+        "reward": given.rewards[prompt][int(number)],
         "advantage": episode.advantage,
         "trajectory_ids": [prompt.rpartition("/")[0]],
         "calls": [
@@ -233,6 +233,22 @@ def _record(episode: TrainableEpisode, given: Resampled) -> dict[str, Any]:
                 "policy_version": next(iter(given.versions)) if len(given.versions) == 1 else None,
             }
         ],
+    }
+
+
+def _prompt_record(one: RecordedDecision, given: Resampled, outcomes: Counter[str]) -> dict[str, Any]:
+    """What became of a prompt; `outcomes` counts its answers as `replay.Answered` names them."""
+    rewards = given.rewards.get(one.id, [])
+    return {
+        "window_id": one.window_id,
+        "prompt": one.id,
+        "agent_id": one.agent_id,
+        "answers": sum(outcomes.values()),
+        "mean": float(np.mean(rewards)) if rewards else None,
+        "best": max(rewards, default=None),
+        "worst": min(rewards, default=None),
+        "spread": float(np.std(rewards)) if rewards else None,
+        "outcomes": dict(sorted(outcomes.items())) or {TOO_LONG: 1},
     }
 
 

@@ -43,6 +43,9 @@ class ChatAnswer:
     model: str
     response_id: str
     chat_template_hash: str
+    prompt_tokens: int | None = None
+    """As a server counted them, for the bill."""
+    answer_tokens: int | None = None
 
 
 class Policy(Protocol):

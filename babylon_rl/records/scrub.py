@@ -58,10 +58,11 @@ def scrub_store(store: ArtifactStore, agents: Forgotten) -> Iterator[Replaced]:
         kind, name, _ = uri.split("/")
         records = store.get(uri)
         kept = [record for record in records if record.get("agent_id") not in agents]
-        if len(kept) == len(records):
+        told = kind == TRAINING_BATCH and any(p["agent_id"] in agents for p in records[0].get("prompts", ()))
+        if len(kept) == len(records) and not told:
             continue
         if kind == TRAINING_BATCH:
-            kept[0] = _summary_without(kept, path)
+            kept[0] = _summary_without(kept, path, agents)
         artifact = store.put(kind, name, kept)
         dropped = [record for record in records if record.get("agent_id") in agents]
         yield Replaced(
@@ -105,9 +106,11 @@ def without_agents(folder: Path, manifest: Manifest, agents: Forgotten) -> Manif
     return msgspec.structs.replace(manifest, files=files, artifacts=artifacts, sha256=content_hash(files))
 
 
-def _summary_without(records: list[dict[str, Any]], path: Path) -> dict[str, Any]:
+def _summary_without(records: list[dict[str, Any]], path: Path, agents: Forgotten) -> dict[str, Any]:
     summary, *episodes = records
+    prompts = [prompt for prompt in summary.get("prompts", ()) if prompt["agent_id"] not in agents]
     return summary | {
+        **({"prompts": prompts} if "prompts" in summary else {}),
         "episodes": len(episodes),
         "calls": sum(len(episode["calls"]) for episode in episodes),
         TRAINED_AS: summary.get(TRAINED_AS) or path.name.removesuffix(SUFFIX),

@@ -102,7 +102,7 @@ class TargetPolicy:
         ) from problem
 
     def _read(self, answer: Answer) -> ChatAnswer:
-        message = msgspec.json.decode(answer.message)
+        message, usage = msgspec.json.decode(answer.message), answer.counts()
         return ChatAnswer(
             content=str(message.get("content") or ""),
             finish_reason=answer.finish_reason or "stop",
@@ -113,6 +113,8 @@ class TargetPolicy:
             model=answer.model or self._target.model,
             response_id=answer.upstream_id or "",
             chat_template_hash=answer.chat_template_hash or "",
+            prompt_tokens=usage.prompt_tokens,
+            answer_tokens=usage.completion_tokens,
         )
 
 

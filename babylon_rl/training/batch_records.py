@@ -19,6 +19,8 @@ from babylon_rl.training.leaks import Leak
 
 KIND = "training_batch"
 READY, EMPTY = "ready", "empty"
+RESAMPLE = "resample"
+"""The grouping whose members are new answers to a recorded prompt."""
 TRAINED_AS = "trained_as"
 """Key of a batch's summary once `babylon forget` has deleted an agent from it: the hash it had before."""
 
@@ -62,6 +64,8 @@ class TrainingBatch:
     """What the day's rewards are worth; see `training.diagnostics`."""
     grouping: str = "window"
     """``window``, or ``resample``: several answers of the parent to each recorded prompt."""
+    prompts: list[dict[str, Any]] = field(default_factory=list)
+    """``resample``: what was answered to each prompt and what it came to; see `deployment.resampling`."""
     superseded_by: str | None = None
     """Hash of what the day's windows would give now, where it differs from the frozen batch."""
 

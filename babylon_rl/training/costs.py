@@ -44,6 +44,10 @@ class PriceTable:
     """Trained tokens at W&B, on top of the job."""
     serverless_request: float = 0.001
     """One answer of a hosted model."""
+    serverless_million_prompt_tokens: float = 0.0
+    """Tokens that a hosted model reads, on top of the answer."""
+    serverless_million_answer_tokens: float = 0.0
+    """Tokens that it writes, on top of the answer."""
     gpu_hour: float = 0.0
     """An hour of the GPU here; 0 for one that is owned."""
     cpu_hour: float = 0.0
@@ -53,6 +57,12 @@ class PriceTable:
     jobs_per_day: float = 24.0
     days_per_month: float = 30.0
     requests_per_month: Range = field(default_factory=lambda: Range(100_000, 280_000))
+
+    def answers(self, count: int, prompt_tokens: int, answer_tokens: int) -> float:
+        """What answers of a hosted model cost."""
+        read = prompt_tokens / 1e6 * self.serverless_million_prompt_tokens
+        written = answer_tokens / 1e6 * self.serverless_million_answer_tokens
+        return count * self.serverless_request + read + written
 
 
 @dataclass(frozen=True)

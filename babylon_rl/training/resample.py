@@ -25,7 +25,7 @@ from babylon_rl.training.conversion import TrainableCall, TrainableEpisode
 TOO_LONG, NO_LOGPROBS, CUT = "prompt_too_long", "no_logprobs", "cut_by_token_limit"
 UNPRICED, NO_SPREAD, THIN = "unpriced", "no_spread", "too_few_answers"
 CHUNK = 256
-"""Requests per call of a policy."""
+"""Requests per call of a policy, about: a prompt's are asked together."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ async def resample(
     if answers < 2:
         raise ValueError("a group needs at least two answers")
     dropped: Counter[str] = Counter()
-    asked = [(prompt, _request(prompt, seed, k)) for prompt in prompts for k in range(answers)]
-    given = await _ask(policy, [request for _, request in asked])
+    asked = plan(prompts, answers, seed=seed)
+    given = await _ask(policy, [request for _, request in asked], answers)
     dropped[TOO_LONG] += sum(answer is None for answer in given) // answers
     pairs = [(prompt, answer) for (prompt, _), answer in zip(asked, given, strict=True) if answer is not None]
     valued = await rewards(pairs) if pairs else []
@@ -107,10 +107,19 @@ async def resample(
     return Resampled(episodes, dict(sorted((+dropped).items())), dict(sorted(versions.items())), by_prompt)
 
 
+def plan(
+    prompts: Sequence[RecordedPrompt], answers: int, *, seed: int = 0
+) -> list[tuple[RecordedPrompt, ChatRequest]]:
+    """Every request that `resample` makes, those of a prompt beside each other."""
+    return [(prompt, _request(prompt, seed, k)) for prompt in prompts for k in range(answers)]
+
+
 def _untrainable(answer: ChatAnswer) -> str | None:
     if answer.finish_reason == "length":
         return CUT
     if not answer.token_ids or len(answer.logprobs) != len(answer.token_ids):
+        return NO_LOGPROBS
+    if not all(map(math.isfinite, answer.logprobs)):
         return NO_LOGPROBS
     return None
 
@@ -136,17 +145,18 @@ def _request(prompt: RecordedPrompt, seed: int, number: int) -> ChatRequest:
     return ChatRequest(prompt.messages, temperature, prompt.max_tokens, stream)
 
 
-async def _ask(policy: Policy, requests: Sequence[ChatRequest]) -> list[ChatAnswer | None]:
+async def _ask(policy: Policy, requests: Sequence[ChatRequest], per_prompt: int) -> list[ChatAnswer | None]:
     """Every answer in order; None where the prompt exceeds the model's context."""
     answers: list[ChatAnswer | None] = []
-    for first in range(0, len(requests), CHUNK):
-        chunk = requests[first : first + CHUNK]
+    size = max(1, CHUNK // per_prompt) * per_prompt
+    for first in range(0, len(requests), size):
+        chunk = requests[first : first + size]
         try:
             answers += await policy.complete(chunk)
         except PromptTooLongError:
-            for request in chunk:
+            for start in range(0, len(chunk), per_prompt):
                 try:
-                    answers += await policy.complete([request])
+                    answers += await policy.complete(chunk[start : start + per_prompt])
                 except PromptTooLongError:
-                    answers.append(None)
+                    answers += [None] * per_prompt
     return answers

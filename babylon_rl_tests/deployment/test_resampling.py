@@ -1,7 +1,5 @@
 """A day's same-prompt groups: the parent answers recorded prompts anew, once, priced by what happened."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,83 +7,26 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from babylon_rl.database.connection import Databases, connect
+from babylon_rl.database.connection import Databases
 from babylon_rl.deployment import registry
+from babylon_rl.deployment.resampled_day import find_batch
 from babylon_rl.deployment.resampling import (
-    ResampleRules,
     build_resampled,
     day_prompts,
-    find_batch,
     key_of,
 )
-from babylon_rl.policy.chat import ChatAnswer, ChatRequest
 from babylon_rl.policy.engine import EmbeddedEngine
 from babylon_rl.policy.server import PolicyServer
-from babylon_rl.records.reader import refresh_window_rows
 from babylon_rl.records.store import ArtifactStore
 from babylon_rl.serving.target_policy import UnansweredError, open_policy
 from babylon_rl.settings import Settings
 from babylon_rl.training.batch import BatchRules, load_batch
 from babylon_rl.windows import windows_of_day
-from babylon_rl_tests.benchmark.players import Skilled
-from babylon_rl_tests.simulation.conftest import simulate
+from babylon_rl_tests.deployment.resampled import FEW, RULES, Counted, day, db, played
+
+__all__ = ["day", "db", "played"]
 
 pytestmark = pytest.mark.anyio
-
-RULES = ResampleRules(prompts=24, answers=4)
-FEW = BatchRules(min_groups=2, min_episodes=4)
-
-
-@pytest.fixture(scope="module")
-def played(server, template: str) -> Iterator[str]:
-    """A day of trading whose windows have a verdict."""
-    name = server.create(template)
-
-    async def make() -> None:
-        await simulate(server.dsn(name), Skilled("v0.0.0", 0.3), 1, agents=4)
-        rl = await connect(server.dsn(name))
-        await refresh_window_rows(rl, rl)
-        await registry.ensure_base(rl, base_model="tiny", storage_path="file:///models/base")
-        await rl.execute(
-            "INSERT INTO rl.window_state (window_id, group_status) SELECT DISTINCT window_id, 'scored' "
-            "FROM rl.window_rows"
-        )
-        await rl.close()
-
-    asyncio.run(make())
-    yield server.dsn(name)
-    server.drop(name)
-
-
-@pytest.fixture
-async def db(anyio_backend: str, played: str) -> AsyncIterator[Databases]:
-    connection = await connect(played)
-    undo = connection.transaction()
-    await undo.start()
-    yield Databases(game=connection, rl=connection)
-    await undo.rollback()
-    await connection.close()
-
-
-@pytest.fixture
-async def day(db: Databases) -> str:
-    first: str = await db.rl.fetchval("SELECT min(window_id) FROM rl.window_rows")  # type: ignore[assignment]
-    return first[:10]
-
-
-class Counted:
-    """A policy that counts what it is asked."""
-
-    def __init__(self, policy: EmbeddedEngine) -> None:
-        self.policy, self.asked = policy, 0
-
-    @property
-    def version(self) -> str:
-        return self.policy.version
-
-    async def complete(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
-        self.asked += len(requests)
-        return await self.policy.complete(requests)
 
 
 async def test_a_day_becomes_groups_of_one_prompt_each_once(

@@ -1,6 +1,5 @@
 """`training_batch`: exactly what one day trains."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -9,16 +8,8 @@ import dagster as dg
 from pydantic import Field
 
 from babylon_rl.database.connection import Databases
-from babylon_rl.deployment.candidates import ensure_base
-from babylon_rl.deployment.lineage import parent_for_training
-from babylon_rl.deployment.resampling import (
-    ResampleRules,
-    build_resampled,
-    day_prompts,
-    find_batch,
-    key_of,
-    trained_batch,
-)
+from babylon_rl.deployment.paid_answers import AnswerBudgetError
+from babylon_rl.deployment.resampled_day import resampled_batch
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS, log_lineage, retry_on_lost_database
 from babylon_rl.orchestration.assets.scored_groups import scored_groups
 from babylon_rl.orchestration.charts import histogram_markdown
@@ -26,6 +17,7 @@ from babylon_rl.orchestration.day_inputs import DayInputs, UnresolvedDayError, d
 from babylon_rl.orchestration.day_report import DayReport, report_day
 from babylon_rl.orchestration.lineage import inputs_of_batch
 from babylon_rl.orchestration.partitions import ONE_DAY, WINDOWS_OF_THE_DAY, daily
+from babylon_rl.orchestration.prompt_report import of_prompts
 from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdown_table
 from babylon_rl.orchestration.resources import (
     ArtifactStoreResource,
@@ -35,14 +27,13 @@ from babylon_rl.orchestration.resources import (
 )
 from babylon_rl.records.store import ArtifactStore
 from babylon_rl.scoring.dropout import MOST
-from babylon_rl.serving.target_policy import open_policy
 from babylon_rl.settings import Settings
-from babylon_rl.training.backends import choose_backend
 from babylon_rl.training.batch import BatchRules, TrainingBatch, build_batch, load_batch
+from babylon_rl.training.batch_records import RESAMPLE
 from babylon_rl.training.diagnostics import SignalRules
 from babylon_rl.training.eligibility import eligibility
 from babylon_rl.training.selection import Selection
-from babylon_rl.windows import parse_day, windows_of_day
+from babylon_rl.windows import windows_of_day
 
 
 class BatchConfig(dg.Config):
@@ -127,8 +118,8 @@ async def training_batch(
             inputs = await day_inputs(db.rl, day, settings, datetime.now(UTC))
             if not config.force:
                 _require(inputs, day)
-            if (config.grouping or settings.grouping) == "resample":
-                batch = await _resampled(db, files, settings, day, rules, context.log.info)
+            if (config.grouping or settings.grouping) == RESAMPLE:
+                batch = await _resampled(context, db, files, settings, rules)
             else:
                 batch = await build_batch(db.rl, files, day, rules, config.selection(settings))
             report = await report_day(db.rl, day)
@@ -136,41 +127,22 @@ async def training_batch(
             groups = {} if batch.superseded_by else await inputs_of_batch(db.rl, day, windows_of_day(day))
     log_lineage(context, wandb, [PartitionReport(day, batch.sha256)], groups)
     return dg.MaterializeResult(
-        metadata=_metadata(batch, files) | _of_inputs(inputs) | _pictures(report),
+        metadata=_metadata(batch, files) | of_prompts(batch) | _of_inputs(inputs) | _pictures(report),
         data_version=dg.DataVersion(batch.sha256),
     )
 
 
 async def _resampled(
+    context: dg.AssetExecutionContext,
     db: Databases,
     files: ArtifactStore,
     settings: Settings,
-    day: str,
-    needed: BatchRules,
-    report: Callable[[str], None],
+    rules: BatchRules,
 ) -> TrainingBatch:
-    """The day's batch of same-prompt groups; what was asked before is not asked again."""
-    rules = ResampleRules(
-        prompts=settings.resample_prompts,
-        answers=settings.resample_answers,
-        horizon=settings.training_horizon,
-        invalid_penalty=settings.invalid_action_penalty,
-    )
-    if (trained := await trained_batch(db.rl, files, day)) is not None:
-        return trained
-    await ensure_base(db.rl, settings, backend=choose_backend(settings).name)
-    parent = (await parent_for_training(db.rl, parse_day(day))).model
-    found = await day_prompts(db, day, rules)
-    known = await find_batch(db.rl, files, day, key_of(parent.version, found, rules, needed))
-    if known is not None:
-        return known
-    asked, tokens = len(found.decisions) * rules.answers, sum(one.tokens for one in found.decisions)
-    report(
-        f"{parent.version} answers {len(found.decisions)} prompts of {found.windows} windows "
-        f"{rules.answers} times each: {asked} answers, about {tokens * rules.answers:,} prompt tokens"
-    )
-    async with open_policy(settings, parent) as policy:
-        return await build_resampled(db, files, day, policy, found, rules, needed)
+    try:
+        return await resampled_batch(db, files, settings, context.partition_key, rules, context.log.info)
+    except AnswerBudgetError as problem:  # a repetition would be refused as well
+        raise dg.Failure(str(problem), allow_retries=False) from problem
 
 
 def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
