@@ -3,8 +3,8 @@
 Whoever writes the game's rows could claim any tokens. What our gateway served is known: a recorded call is
 found there by its response id, else by the hash of what was said, under the agent that the caller's key
 vouches for. Then the gateway's tokens, log-probabilities, sampling parameters and version replace the
-recorded ones, and what it marked as untrainable is not trained. A call that only the game claims is
-*unconfirmed*.
+recorded ones, and what it marked as untrainable is not trained, but where all that misses are tokens: those
+the checkpoint may find again (`training.rescoring`). A call that only the game claims is *unconfirmed*.
 """
 
 from collections import Counter, defaultdict
@@ -24,14 +24,19 @@ OTHER_DISTRIBUTION = "other_distribution"
 
 _CAPTURED = """
 SELECT response_id, agent_id, content_sha256, version, temperature, top_p, finish_reason,
-       prompt_token_ids, token_ids, logprobs, chat_template_hash, untrainable
+       prompt_token_ids, token_ids, logprobs, chat_template_hash, untrainable, parameters, tools
   FROM rl.llm_calls WHERE response_id = ANY($1::text[])
 UNION
 SELECT response_id, agent_id, content_sha256, version, temperature, top_p, finish_reason,
-       prompt_token_ids, token_ids, logprobs, chat_template_hash, untrainable
+       prompt_token_ids, token_ids, logprobs, chat_template_hash, untrainable, parameters, tools
   FROM rl.llm_calls WHERE content_sha256 = ANY($2::text[])
  ORDER BY response_id
 """
+
+_SAMPLING = frozenset({"temperature", "top_p"})
+"""Parameters that must have been said: a server may have defaults of its own."""
+_HARMLESS = frozenset("max_tokens max_completion_tokens seed n user stream stream_options".split())
+"""Parameters that change neither the distribution nor where an answer ends by itself."""
 
 
 @dataclass
@@ -119,7 +124,7 @@ def _checked(
     used.add(row["response_id"])
     if row["content_sha256"] != digest:
         return None, ALTERED
-    if row["untrainable"] is not None:
+    if row["untrainable"] is not None and not _lacks_only_tokens(row):
         return None, f"gateway_{row['untrainable']}"
     facts = {
         "response_id": row["response_id"],
@@ -133,6 +138,14 @@ def _checked(
         "chat_template_hash": row["chat_template_hash"],
     }
     return msgspec.structs.replace(call, **facts), ""
+
+
+def _lacks_only_tokens(row: asyncpg.Record) -> bool:
+    """Whether a server of ours gave no tokens, and the request alone says how the answer was sampled."""
+    if row["untrainable"] not in ("no_tokens", "no_prompt_tokens") or row["tools"] is not None:
+        return False
+    asked = set(msgspec.json.decode(row["parameters"]))
+    return asked >= _SAMPLING and asked <= _SAMPLING | _HARMLESS
 
 
 def _storable(name: str | None) -> bool:

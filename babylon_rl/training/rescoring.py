@@ -34,7 +34,7 @@ from babylon_rl.training.token_logprobs import REFERENCE_ROWS, reference_logprob
 log = logging.getLogger(__name__)
 
 RESCORED, NOT_OURS, NOT_HELD = "rescored", "not_ours", "checkpoint_not_held"
-OTHER_SAMPLING, CUT, EMPTY_ANSWER = "other_sampling", "cut_by_token_limit", "empty_answer"
+OTHER_SAMPLING, CUT, EMPTY_ANSWER = "other_sampling", "cut", "empty_answer"
 OTHER_TEMPLATE, UNREADABLE, TOO_LONG = "other_chat_template", "unreadable_prompt", "prompt_too_long"
 
 _MODELS = """
@@ -86,7 +86,7 @@ def _why_not(call: LlmCall) -> str | None:
     """What the call itself says against it."""
     if call.temperature != 1 or call.top_p not in (None, 1):
         return OTHER_SAMPLING
-    if call.finish_reason == "length":
+    if call.finish_reason not in (None, "stop"):
         return CUT
     return None if call.token_ids or call.response.strip() else EMPTY_ANSWER
 

@@ -29,7 +29,7 @@ _INSERT = """
 INSERT INTO rl.llm_calls (response_id, agent_id, agent_verified, started_at, latency_ms, requested_model,
     version, fallback, attempts, stream, status, messages, parameters, temperature, top_p, finish_reason,
     prompt_token_ids, token_ids, logprobs, content_sha256, untrainable, capture_level)
-VALUES ($1, $2, true, $3, 1, 'm', $4, false, 1, false, 200, '[]', '{}', $5, 1, 'stop', $6, $7, $8, $9, $10,
+VALUES ($1, $2, true, $3, 1, 'm', $4, false, 1, false, 200, '[]', $11, $5, 1, 'stop', $6, $7, $8, $9, $10,
     'process')
 """
 
@@ -57,6 +57,7 @@ async def served(rl: asyncpg.Connection, call: LlmCall, agent: str, name: str, *
         "ids": call.token_ids,
         "logprobs": call.logprobs,
         "untrainable": None,
+        "parameters": "{}",
     } | other
     await rl.execute(
         _INSERT,
@@ -70,6 +71,7 @@ async def served(rl: asyncpg.Connection, call: LlmCall, agent: str, name: str, *
         known["logprobs"],
         content_sha256(call.chat_messages(), call.response),
         known["untrainable"],
+        known["parameters"],
     )
 
 
@@ -120,6 +122,28 @@ async def test_what_does_not_fit_is_left_out_with_its_reason(
     joined = await join_calls(connection, groups, unconfirmed=True)
     assert joined.dropped == {"of_another_agent": 1, "gateway_greedy": 1, "altered": 1, "claimed_twice": 1}
     assert joined.found == {"confirmed_by_id": 5, "unconfirmed": 11}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kept"),
+    [
+        ('{"temperature": 1, "top_p": 1, "max_tokens": 12, "seed": 3}', True),
+        ('{"temperature": 1, "max_tokens": 12}', False),
+        ('{"temperature": 1, "top_p": 1, "stop": ["."]}', False),
+        ('{"temperature": 1, "top_p": 1, "top_k": 5}', False),
+    ],
+)
+async def test_a_served_call_that_lacks_only_tokens_is_left_to_its_checkpoint(
+    connection: asyncpg.Connection, groups: list[ScoredGroup], parameters: str, kept: bool
+) -> None:
+    call = calls_of(groups)[0]
+    call.response_id = "r-0"
+    lacking = {"ids": None, "logprobs": None, "untrainable": "no_tokens", "parameters": parameters}
+    await served(connection, call, "agent-0", "r-0", **lacking)
+    joined = await join_calls(connection, groups, unconfirmed=False)
+    left = joined.groups[0].members[0]
+    assert [one.token_ids for one in left.calls] == ([None] if kept else []) and not left.trainable
+    assert joined.dropped == {"unconfirmed": 15} | ({} if kept else {"gateway_no_tokens": 1})
 
 
 async def test_logprobs_of_another_temperature_need_the_gateways_word(

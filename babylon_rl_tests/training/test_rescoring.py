@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,17 @@ import asyncpg
 import msgspec
 import pytest
 
+from babylon_rl.database.connection import open_databases
+from babylon_rl.deployment.candidates import TRAINED, ensure_base, train_day
 from babylon_rl.policy.checkpoints import load_checkpoint, save_checkpoint
 from babylon_rl.policy.engine import EmbeddedEngine
+from babylon_rl.records.call_digest import content_sha256
 from babylon_rl.records.steps import LlmCall
 from babylon_rl.records.store import ArtifactStore
 from babylon_rl.scoring.groups import ScoredGroup
+from babylon_rl.settings import Settings
 from babylon_rl.training.batch import READY, BatchRules, build_batch, load_batch
-from babylon_rl.training.conversion import to_art_groups
 from babylon_rl.training.eligibility import Eligibility
-from babylon_rl.training.embedded import optimise
-from babylon_rl.training.recipe import EmbeddedTrainConfig
 from babylon_rl.training.rescoring import rescore
 from babylon_rl.training.selection import Selection
 from babylon_rl_tests.played import DAY, play_day, store_groups
@@ -152,8 +152,9 @@ async def test_a_call_that_has_logprobs_stays_as_it_is(
         ({"temperature": 0.7}, "other_sampling"),
         ({"temperature": None}, "other_sampling"),
         ({"top_p": 0.9}, "other_sampling"),
-        ({"finish_reason": "length"}, "cut_by_token_limit"),
-        ({"finish_reason": None, "max_tokens": 1}, "cut_by_token_limit"),
+        ({"finish_reason": "length"}, "cut"),
+        ({"finish_reason": "content_filter"}, "cut"),
+        ({"finish_reason": None, "max_tokens": 1}, "cut"),
         ({"response": " "}, "empty_answer"),
         ({"chat_template_hash": "another"}, "other_chat_template"),
         ({"messages": [{"role": "user", "content": None}]}, "unreadable_prompt"),
@@ -237,33 +238,42 @@ async def test_a_day_without_logprobs_becomes_the_batch_that_it_would_have_been(
     assert capped.episodes == 6, "whoever is scored again counts as trainable"
 
 
-async def test_what_the_gateway_never_served_is_not_scored_again_where_that_counts(
+async def test_in_production_only_what_the_gateway_served_is_scored_again(
     connection: asyncpg.Connection, base_model: None, groups: list[ScoredGroup], tmp_path: Path
 ) -> None:
-    forget(groups)
+    known = forget(groups)
+    call = calls_of(groups)[0]
+    await connection.execute(
+        """INSERT INTO rl.llm_calls (response_id, agent_id, agent_verified, started_at, latency_ms,
+               requested_model, version, fallback, attempts, stream, status, messages, parameters,
+               temperature, top_p, finish_reason, content_sha256, untrainable, capture_level)
+           VALUES ($1, 'agent-0', true, now(), 1, 'm', 'v0.0.0', false, 1, false, 200, '[]',
+               '{"temperature": 1, "top_p": 1}', 1, 1, 'stop', $2, 'no_tokens', 'process')""",
+        call.response_id,
+        content_sha256(call.chat_messages(), call.response),
+    )
     store = ArtifactStore(tmp_path)
     await store_groups(connection, store, groups)
-    rules = replace(SMALL, takes=Eligibility(unconfirmed="drop", foreign_text="positive"))
-    batch = await build_batch(connection, store, DAY, rules)
-    assert (batch.calls, batch.dropped, batch.without_logprobs) == (0, {"unconfirmed": 32}, {})
+    takes = Eligibility(unconfirmed="drop", foreign_text="positive")
+    batch = await build_batch(connection, store, DAY, BatchRules(1, 1, takes=takes))
+    assert (batch.calls, batch.dropped, batch.without_logprobs) == (1, {"unconfirmed": 31}, {"rescored": 1})
+    [episode] = load_batch(store, batch.uri)[1]
+    assert episode.calls[0].logprobs == pytest.approx(known[0], abs=1e-4)
 
 
 async def test_a_day_that_nobody_kept_logprobs_of_trains(
-    connection: asyncpg.Connection,
-    base_model: None,
-    base_checkpoint: Path,
-    groups: list[ScoredGroup],
-    tmp_path: Path,
+    connection: asyncpg.Connection, settings: Settings, home_with_base: Path, groups: list[ScoredGroup]
 ) -> None:
+    await ensure_base(connection, settings)
     forget(groups)
-    store = ArtifactStore(tmp_path)
+    store = ArtifactStore(settings.home / "artifacts")
     await store_groups(connection, store, groups)
-    batch = await build_batch(connection, store, DAY, SMALL)
-    _, episodes = load_batch(store, batch.uri)
-    model, tokenizer = load_checkpoint(base_checkpoint)
-    steps = optimise(model, tokenizer, to_art_groups(episodes), EmbeddedTrainConfig(epochs=2, minibatches=1))
-    first = steps[0]
-    assert first["off_policy/ratio_mean"] == pytest.approx(1, abs=1e-4)
-    assert first["off_policy/ratio_max"] == pytest.approx(1, abs=1e-3)
-    assert first["off_policy/without_logprobs_share"] == 0.0
-    assert all(math.isfinite(step["loss/train"]) for step in steps)
+    await build_batch(connection, store, DAY, SMALL)
+    async with open_databases(settings) as db:
+        trained = await train_day(db, store, settings, DAY)
+    assert (trained.status, trained.parent.model.version) == (TRAINED, "v0.0.0")
+    assert trained.batch.without_logprobs == {"rescored": 32}
+    assert trained.metrics["off_policy/ratio_mean"] == pytest.approx(1, abs=1e-4)
+    assert trained.metrics["off_policy/ratio_max"] == pytest.approx(1, abs=1e-3)
+    assert trained.metrics["off_policy/without_logprobs_share"] == 0.0
+    assert all(map(math.isfinite, trained.metrics["losses"]))
