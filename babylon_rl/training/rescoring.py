@@ -88,7 +88,7 @@ def _why_not(call: LlmCall) -> str | None:
         return OTHER_SAMPLING
     if call.finish_reason not in (None, "stop"):
         return CUT
-    return None if call.token_ids or call.response.strip() else EMPTY_ANSWER
+    return None if call.response.strip() else EMPTY_ANSWER
 
 
 def _folder(model: asyncpg.Record) -> Path | None:
