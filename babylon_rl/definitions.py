@@ -8,6 +8,7 @@ from babylon_rl.orchestration import (
     catalog,
     checks,
     jobs,
+    lost_database,
     rollouts,
     schedules,
     self_check_job,
@@ -24,7 +25,7 @@ from babylon_rl.orchestration.resources import (
 from babylon_rl.settings import get_settings
 
 defs = dg.Definitions(
-    assets=catalog.described(assets.ALL, get_settings()),
+    assets=lost_database.watched(catalog.described(assets.ALL, get_settings())),
     asset_checks=checks.ALL,
     jobs=[
         jobs.hourly_job,

@@ -154,7 +154,7 @@ class DagsterServices:
         for run in self.runs(backfill):
             lines.append(f"{run['runId']} {run['status']} {run['tags']}")
             if run["status"] != "SUCCESS":
-                events = self.query(_EVENTS, id=run["runId"])["logsForRun"]["events"]
+                events = self.query(_EVENTS, id=run["runId"])["logsForRun"].get("events", [])
                 lines += [
                     f"  {e['message'][:300]} {(e.get('error') or {}).get('message', '')[:600]}"
                     for e in events

@@ -1,6 +1,7 @@
 """What the dashboard shows beside the status: alerts, curves, windows, deployments, traffic."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ import asyncpg
 
 from babylon_rl.api.formats import iso, number
 from babylon_rl.api.models import benchmark_json
+from babylon_rl.deployment.changed_days import changed_days
 from babylon_rl.deployment.deploy import history
 from babylon_rl.deployment.verdicts import all_benchmarks
 
@@ -22,14 +24,22 @@ SELECT hour AT TIME ZONE 'UTC' AS hour, count(found.trajectory_id)::int AS rows
 _WINDOWS = """
 SELECT window_id, recorded.rows, recorded.agents, unreadable, due,
        due AND state.group_status IS NOT NULL AND state.group_status <> 'immature' AS stale,
-       CASE WHEN NOT due OR state.group_status IS NULL THEN NULL
-            WHEN stale_reason IS NOT NULL THEN stale_reason
-            WHEN taken_rows IS DISTINCT FROM recorded.rows
-            THEN format('%s rows when it was scored and %s now', coalesce(taken_rows, 0), recorded.rows)
-            WHEN state.group_status <> 'immature' THEN 'rows changed after it was scored' END AS stale_reason,
        state.group_status, state.group_reason, state.episodes, state.reward_mean, state.pnl_mean
   FROM rl.recorded_windows AS recorded LEFT JOIN rl.window_state AS state USING (window_id)
  ORDER BY window_id DESC LIMIT 48
+"""
+_STALE = """
+SELECT window_id, count(*) OVER ()::int AS windows,
+       coalesce(stale_reason,
+                CASE WHEN taken_rows IS DISTINCT FROM recorded.rows
+                     THEN format('%s rows when it was scored and %s now', coalesce(taken_rows, 0),
+                                 recorded.rows)
+                     ELSE 'rows changed after it was scored' END) AS reason,
+       recorded.seen_at AS since, state.group_status AS status
+  FROM rl.recorded_windows AS recorded JOIN rl.window_state AS state USING (window_id)
+ WHERE due AND state.group_status IS NOT NULL
+   AND (state.group_status <> 'immature' OR stale_reason IS NOT NULL OR taken <> fingerprint)
+ ORDER BY window_id DESC LIMIT 100
 """
 _DAYS = """
 SELECT to_char(unit.day, 'YYYY-MM-DD') AS day, unit.version, unit.status, unit.backend, unit.error,
@@ -90,11 +100,20 @@ SELECT max(created_at) AT TIME ZONE 'UTC' AS at, count(*) > 0 AS any FROM rl.win
 async def read_dashboard(rl: asyncpg.Connection) -> dict[str, Any]:
     """Everything in one answer, so that the page is of one moment."""
     windows = [dict(row) for row in await rl.fetch(_WINDOWS)]
-    stale = [window for window in windows if window["stale"]]
+    stale = await rl.fetch(_STALE)
     return {
         "collection": [{"hour": iso(row["hour"]), "rows": row["rows"]} for row in await rl.fetch(_HOURLY)],
         "windows": [_window(row) for row in windows],
-        "staleWindows": [{"windowId": w["window_id"], "reason": w["stale_reason"]} for w in stale],
+        "staleWindows": [
+            {
+                "windowId": w["window_id"],
+                "status": w["status"],
+                "reason": w["reason"],
+                "since": iso(w["since"]),
+            }
+            for w in stale
+        ],
+        "changedDays": [asdict(day) for day in await changed_days(rl)][-20:],
         "units": [_unit(row) for row in await rl.fetch(_DAYS)],
         "rewards": [
             {"day": row["day"], "reward": number(row["reward"]), "pnl": number(row["pnl"])}
@@ -114,7 +133,7 @@ async def read_dashboard(rl: asyncpg.Connection) -> dict[str, Any]:
             }
             for one in await history(rl, limit=10)
         ],
-        "alerts": await _alerts(rl, len(stale)),
+        "alerts": await _alerts(rl, stale[0]["windows"] if stale else 0),
     }
 
 

@@ -7,12 +7,13 @@ import asyncpg
 
 from babylon_rl.database.errors import LostDatabaseError
 
-_LOSSES = (
+LOSSES = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
 )
+"""What a server says, or does not say any more, when it goes away."""
 _MAY_BE = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 """Losses if a connection is closed afterwards; else errors of their own."""
 
@@ -23,7 +24,7 @@ def loss_explained(*connections: asyncpg.Connection, remedy: str) -> Iterator[No
     try:
         yield
     except _MAY_BE as problem:
-        if not isinstance(problem, _LOSSES) and not any(one.is_closed() for one in connections):
+        if not isinstance(problem, LOSSES) and not any(one.is_closed() for one in connections):
             raise
         reason = str(problem).split("\n")[0] or type(problem).__name__
         raise LostDatabaseError(

@@ -27,9 +27,7 @@ from babylon_rl.settings import Settings
 logger = logging.getLogger(__name__)
 
 _SETTLED = """
-UPDATE rl.recorded_windows
-   SET settled = $2, stale_reason = CASE WHEN $2 THEN NULL ELSE coalesce($3, stale_reason) END
- WHERE window_id = $1
+UPDATE rl.recorded_windows SET settled = $2, stale_reason = $3 WHERE window_id = $1
 """
 _SCORED = """
 INSERT INTO rl.window_state (window_id, episodes, group_status, group_reason, group_sha256, group_uri, scorer,

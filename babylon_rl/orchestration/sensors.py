@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from babylon_rl.orchestration.assets.recorded_rows import observation
 from babylon_rl.orchestration.claims import claimed_partitions, used_run_keys
 from babylon_rl.orchestration.jobs import hourly_job
 from babylon_rl.orchestration.partitions import STANDING, hourly
@@ -21,7 +22,6 @@ from babylon_rl.orchestration.ticks import MAX_WINDOWS, Cursor, plan_tick
 from babylon_rl.records.reader import refresh_window_rows
 from babylon_rl.windows import day_of, window_id_at, window_range, windows_between
 
-RECORDED_ROWS = dg.AssetKey("recorded_rows")
 SILENCE = timedelta(hours=24)
 """How long after the newest row empty windows are still requested."""
 QUERY_SECONDS = 45.0
@@ -58,15 +58,7 @@ def window_readiness(context: dg.SensorEvaluationContext, postgres: PostgresReso
         skip_reason=None if plan.requests else dg.SkipReason(plan.reason),
         cursor=plan.cursor.dump(),
         # Staleness counts from an observation made before the materialization.
-        asset_events=[
-            dg.AssetObservation(
-                RECORDED_ROWS,
-                partition=v.facts.window_id,
-                metadata={"rows/count": v.facts.rows, "rows/agents": v.facts.agents},
-                tags={"dagster/data_version": v.facts.fingerprint or "empty"},
-            )
-            for v in plan.requests
-        ],
+        asset_events=[observation(v.facts) for v in plan.requests if v.facts.taken != v.facts.fingerprint],
     )
 
 

@@ -7,12 +7,12 @@ import asyncpg
 from rich.table import Table
 
 from babylon_rl.database.connection import Databases
+from babylon_rl.deployment.changed_days import ChangedDay
 from babylon_rl.deployment.deploy import current
 from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.orchestration.readiness import (
     DayFacts,
     WindowFacts,
-    due_windows,
     judge_window,
     read_days,
     read_windows,
@@ -68,15 +68,6 @@ def explain_window(window: WindowFacts, settings: Settings) -> tuple[bool, str]:
     return window.group_status == "scored", "\n".join(lines)
 
 
-async def changed_windows(rl: asyncpg.Connection) -> list[WindowFacts]:
-    """Returns every scored window about which something has changed since, oldest first."""
-    due = [window.window_id for window in await due_windows(rl)]
-    if not due:
-        return []
-    facts = await read_windows(rl, due[0], due[0], due)
-    return [window for window in facts if window.stale]
-
-
 def changed_table(facts: Sequence[WindowFacts]) -> Table:
     """Returns one line per changed window: what Dagster cannot show as stale."""
     table = _table("changed window", "group", "what changed", "since")
@@ -86,6 +77,14 @@ def changed_table(facts: Sequence[WindowFacts]) -> Table:
             *map(_text, (window.group_status, window.stale)),
             f"{window.seen_at:%Y-%m-%d %H:%M}" if window.seen_at else "–",
         )
+    return table
+
+
+def changed_days_table(days: Sequence[ChangedDay]) -> Table:
+    """Returns one line per trained day whose windows have other groups now."""
+    table = _table("changed day", "trained to", "windows scored anew since")
+    for day in days:
+        table.add_row(day.day, day.version, str(day.windows))
     return table
 
 

@@ -33,11 +33,17 @@ ON CONFLICT (window_id) DO UPDATE
    SET rows = excluded.rows, agents = excluded.agents, snapshot_status = excluded.snapshot_status,
        snapshot_sha256 = excluded.snapshot_sha256, snapshot_uri = excluded.snapshot_uri, updated_at = now()
 """
-# A window whose content is another one than before has no verdict on it yet.
+# A window whose content is another one than before has no verdict on it yet; an older verdict is stale, which
+# has to be remembered: the run may end here, and from now on the rows are those of the snapshot.
 _TAKEN = """
-UPDATE rl.recorded_windows
-   SET settled = settled AND taken IS NOT DISTINCT FROM $2, taken = $2, taken_rows = $3, taken_at = now()
- WHERE window_id = $1
+UPDATE rl.recorded_windows AS recorded
+   SET settled = settled AND taken IS NOT DISTINCT FROM $2,
+       stale_reason = CASE WHEN taken IS DISTINCT FROM $2 AND state.group_status IS NOT NULL
+                           THEN coalesce(stale_reason, 'frozen with other rows and not scored since')
+                           ELSE stale_reason END,
+       taken = $2, taken_rows = $3, taken_at = now()
+  FROM rl.window_state AS state
+ WHERE recorded.window_id = $1 AND state.window_id = $1
 """
 _DERIVED = """
 INSERT INTO rl.window_state (window_id, outcomes_status, outcomes_sha256, outcomes_at)

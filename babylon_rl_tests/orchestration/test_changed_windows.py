@@ -6,7 +6,8 @@ import asyncpg
 import pytest
 from rich.console import Console
 
-from babylon_rl.orchestration.views import changed_table, changed_windows
+from babylon_rl.orchestration.changes import changed_windows
+from babylon_rl.orchestration.views import changed_table
 
 
 @pytest.mark.anyio

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import asyncpg
 import dagster as dg
 
-from babylon_rl.database.errors import UnreachableDatabaseError
+from babylon_rl.orchestration.lost_database import is_lost
 from babylon_rl.orchestration.reporting import PartitionReport
 from babylon_rl.orchestration.resources import WandbResource
 from babylon_rl.scoring.local import ScoringError
@@ -20,6 +20,7 @@ GROUP = "babylon"
 OWNERS = ["team:babylon-rl"]
 
 RETRIES = 3
+IN_EACH_OTHERS_WAY = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 RETRY_SECONDS = 5.0
 
 
@@ -32,16 +33,10 @@ def retry_on_lost_database() -> Iterator[None]:
     """
     try:
         yield
-    except (
-        UnreachableDatabaseError,
-        asyncpg.PostgresConnectionError,
-        asyncpg.CannotConnectNowError,
-        asyncpg.DeadlockDetectedError,
-        asyncpg.SerializationError,
-        ConnectionError,
-        TimeoutError,
-    ) as lost:
-        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=with_jitter(RETRY_SECONDS)) from lost
+    except Exception as error:
+        if not is_lost(error) and not isinstance(error, IN_EACH_OTHERS_WAY):
+            raise
+        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=with_jitter(RETRY_SECONDS)) from error
 
 
 def with_jitter(seconds: float) -> float:
