@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from babylon_rl.setting_fields import HttpUrl
+from babylon_rl.setting_fields import HttpUrl, PageUrl
 
 SHORTEST_SECRET = 16
 
@@ -37,8 +37,28 @@ class AdminFields(BaseSettings):
     dagster_url: HttpUrl = Field(
         "http://127.0.0.1:3000", description="Dagster's webserver, through which the admin API starts runs."
     )
-    source_url: HttpUrl | None = Field(
+    dagster_public_url: PageUrl | None = Field(
+        None,
+        description="Where people open Dagster's UI, for links in alerts and on the dashboard. Unset: "
+        "DAGSTER_URL.",
+    )
+    admin_public_url: PageUrl | None = Field(
+        None,
+        description="Where people open the dashboard, without /admin/training, for links in Dagster's UI. "
+        "Unset: 127.0.0.1 and ADMIN_PORT.",
+    )
+    source_url: PageUrl | None = Field(
         None,
         description="Where the repository's files are on the web, https://github.com/OWNER/NAME/blob/main: "
         "assets in Dagster's UI then link to their code and documents.",
     )
+
+    @property
+    def dagster_page(self) -> str:
+        """Dagster's UI as a browser finds it."""
+        return self.dagster_public_url or self.dagster_url
+
+    @property
+    def dashboard_page(self) -> str:
+        """The dashboard as a browser finds it."""
+        return f"{self.admin_public_url or f'http://127.0.0.1:{self.admin_port}'}/admin/training"

@@ -7,6 +7,7 @@ refuses contradictions. Variables of the seed documents that have no effect here
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
@@ -31,6 +32,15 @@ def _http_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError("must be an address that begins with http:// or https://")
     return text.rstrip("/")
+
+
+def _page_url(text: str) -> str:
+    address = urlsplit(_http_url(text))
+    if not address.hostname or address.port == 0:  # a port that is none raises by itself
+        raise ValueError("must name a host, as in https://babylon.example.org")
+    if address.username or address.password or address.query or address.fragment:
+        raise ValueError("must be an address without login, ? and #: it is shown to whoever opens a page")
+    return _http_url(text)
 
 
 def _window_id(text: str) -> str:
@@ -60,6 +70,7 @@ def _shares(weights: tuple[float, float, float]) -> tuple[float, float, float]:
 
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+PageUrl = Annotated[str, AfterValidator(_page_url)]
 WindowId = Annotated[str, AfterValidator(_window_id)]
 Weights = Annotated[
     tuple[float, float, float], NoDecode, BeforeValidator(_comma_separated), AfterValidator(_shares)
@@ -247,6 +258,15 @@ class DeploymentFields(BaseSettings):
         description="Percent of agents that get a trained model at all; the others get the base (sticky).",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port of `babylon serve`; 0 takes a free one.")
+    gateway_public_url: PageUrl | None = Field(
+        None,
+        description="Where agents reach the gateway, without /v1, for links. Unset: 127.0.0.1 and PORT.",
+    )
+
+    @property
+    def gateway_address(self) -> str:
+        """The gateway as people and agents call it, without a slash at the end."""
+        return self.gateway_public_url or f"http://127.0.0.1:{self.port}"
 
 
 class TrackingFields(BaseSettings):

@@ -292,7 +292,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _raw(value: object) -> str:
-    return "***" if isinstance(value, SecretStr) else repr(value)
+    return "***" if isinstance(value, SecretStr) or "@" in str(value) else repr(value)  # a login
 
 
 if __name__ == "__main__":

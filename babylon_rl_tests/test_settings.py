@@ -160,6 +160,29 @@ def test_what_needs_wandb_needs_key_and_entity(monkeypatch: pytest.MonkeyPatch, 
     assert Settings().require_wandb("test") == ("hush-hush", "my-team")
 
 
+@pytest.mark.parametrize(
+    "name", ["GATEWAY_PUBLIC_URL", "ADMIN_PUBLIC_URL", "DAGSTER_PUBLIC_URL", "SOURCE_URL"]
+)
+@pytest.mark.parametrize(
+    "address",
+    ["ops.example.org", "https://", "https://ops:70000", "https://me:hush@ops.org", "https://a.org/?k=1"],
+)
+def test_an_address_that_pages_show_is_one_and_holds_no_login(
+    monkeypatch: pytest.MonkeyPatch, name: str, address: str
+) -> None:
+    message = refusal(monkeypatch, **{name: address})
+    assert name in message and "hush" not in message
+
+
+def test_pages_are_on_this_machine_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings()
+    assert settings.gateway_address == "http://127.0.0.1:8000"
+    assert settings.dashboard_page == "http://127.0.0.1:3001/admin/training"
+    assert settings.dagster_page == settings.dagster_url
+    monkeypatch.setenv("DAGSTER_PUBLIC_URL", "https://dagster.example.org/")
+    assert Settings().dagster_page == "https://dagster.example.org"
+
+
 @pytest.mark.parametrize("name", ["BABYLON_HOMME", "babylon_env_", "BABYLON_DATABASE_URL"])
 def test_unknown_variables_of_ours_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert name in refusal(monkeypatch, **{name: "x"})

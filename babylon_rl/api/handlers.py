@@ -68,7 +68,7 @@ class Handlers:
                         **await read_status(db.game, db.rl, self._settings, self._statistics),
                         **await read_dashboard(db.rl),
                         "rollout": await read_rollout(db.rl, self._settings, await read_override(db.game)),
-                        "dagsterUrl": self._settings.dagster_url,
+                        "dagsterUrl": self._settings.dagster_page,
                     }
                 self._shown = (time.monotonic(), body)
         return JSONResponse(self._shown[1])

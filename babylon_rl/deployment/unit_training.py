@@ -216,6 +216,7 @@ class _Attempt:
         return {
             **metrics,
             **cost.metrics(),
+            "duration/train_s": wall,
             "losses": losses,
             "chunks": len(chunks),
             "completions": [asdict(answer) for answer in answers],

@@ -148,7 +148,7 @@ async def notify(settings: Settings, alerts: Sequence[Alert]) -> int:
         async with open_databases(settings, role=ROLE) as db:
             for alert in alerts:
                 reason = _clean(alert.reason, settings)[:LONGEST]
-                link = f"{settings.dagster_url}{alert.page}"
+                link = f"{settings.dagster_page}{alert.page}"
                 await db.rl.execute(_SEEN, alert.kind, _clean(alert.key, settings)[:200], reason, link)
             return await _deliver(db.rl, settings)
     except Exception as problem:

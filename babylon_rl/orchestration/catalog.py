@@ -10,13 +10,14 @@ from pathlib import Path
 
 import dagster as dg
 
+from babylon_rl.orchestration.reporting import table_schema
 from babylon_rl.settings import Settings
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def _columns(*columns: tuple[str, str, str]) -> dg.TableSchema:
-    return dg.TableSchema([dg.TableColumn(name, kind, text) for name, kind, text in columns])
+    return table_schema(columns)
 
 
 _WINDOW = ("window_id", "text", "Hour of the game, UTC: YYYY-MM-DDTHH:00.")
@@ -144,12 +145,12 @@ def _metadata(
     shown: dict[str, object] = {
         "dagster/column_schema": COLUMNS[name],
         "docs": dg.MetadataValue.url(f"{settings.source_url}/{page}") if settings.source_url else page,
-        "dashboard": dg.MetadataValue.url(f"http://127.0.0.1:{settings.admin_port}/admin/training"),
+        "dashboard": dg.MetadataValue.url(settings.dashboard_page),
     }
     if name in TABLES:
         shown["dagster/table_name"] = TABLES[name]
     if name == "deployed_model":
-        shown["gateway"] = dg.MetadataValue.url(f"http://127.0.0.1:{settings.port}/v1/models")
+        shown["gateway"] = dg.MetadataValue.url(f"{settings.gateway_address}/v1/models")
     if code is not None:
         shown["dagster/code_references"] = code
     return shown

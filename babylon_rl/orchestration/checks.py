@@ -6,22 +6,17 @@ spares the rest of a range, so every consumer reads `rl.window_state` and its ow
 """
 
 from collections import Counter
-from typing import Any
 
 import asyncpg
 import dagster as dg
 
-from babylon_rl.benchmark.gate import (
-    INVALID_RATE_LIMIT,
-    TOLERATED_INVALID_GROWTH,
-    TOLERATED_INVALID_RATE,
-)
-from babylon_rl.orchestration import judge_checks
+from babylon_rl.orchestration import judge_checks, model_checks
+from babylon_rl.orchestration.assets.trajectories import REASONS
 from babylon_rl.orchestration.check_queries import LAST_WINDOWS, checks_of, fetch, median, partition_keys
-from babylon_rl.orchestration.partitions import daily, hourly
-from babylon_rl.orchestration.reporting import markdown_table, numbers
-from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresResource
-from babylon_rl.training.batch import load_batch
+from babylon_rl.orchestration.partitions import hourly
+from babylon_rl.orchestration.reporting import markdown_table, shown, table
+from babylon_rl.orchestration.resources import PostgresResource
+from babylon_rl.scoring.frozen import SETTLED
 
 QUARANTINE_ERROR_RATE = 0.05
 """Above this share of unreadable rows the recorder has probably changed its format."""
@@ -40,25 +35,21 @@ LEFT JOIN (
 WHERE $1::text[] IS NULL OR s.window_id = ANY($1)
 ORDER BY s.window_id DESC LIMIT $2
 """
+_OUTCOMES = """
+SELECT s.window_id, coalesce(s.outcomes_status, 'not derived') AS outcomes_status,
+       coalesce(v.orders, 0) AS orders, coalesce(v.unpriced, 0) AS unpriced
+FROM rl.window_state s
+LEFT JOIN LATERAL (
+    SELECT count(*) AS orders, count(*) FILTER (WHERE matured AND value IS NULL) AS unpriced
+    FROM rl.order_value o WHERE o.window_id = s.window_id AND o.horizon = '1h'
+) v ON true
+WHERE $1::text[] IS NULL OR s.window_id = ANY($1)
+ORDER BY s.window_id DESC LIMIT $2
+"""
 _REASONS = """
 SELECT reason, count(*) AS rows, min(trajectory_id) AS example, min(detail) AS detail
 FROM rl.quarantine WHERE released_at IS NULL AND window_id = ANY($1)
 GROUP BY reason ORDER BY rows DESC, reason
-"""
-_VERDICTS = """
-SELECT DISTINCT ON (m.day) m.day, b.version, b.incumbent, b.verdict, b.reason, b.metrics
-FROM rl.benchmarks b JOIN rl.models m USING (version)
-WHERE b.purpose = 'gate' AND ($1::text[] IS NULL OR m.day::text = ANY($1))
-ORDER BY m.day DESC, b.id DESC LIMIT 30
-"""
-_BATCHES = """
-SELECT DISTINCT ON (day) day, uri FROM rl.training_batches
-WHERE uri IS NOT NULL AND ($1::text[] IS NULL OR day::text = ANY($1))
-ORDER BY day DESC, created_at DESC LIMIT 30
-"""
-_DEPLOYMENTS = """
-SELECT d.version, d.role, d.percentage, d.ended_at, m.status FROM rl.deployments d
-LEFT JOIN rl.models m USING (version) ORDER BY d.ended_at IS NOT NULL, d.id DESC LIMIT 100
 """
 
 
@@ -75,18 +66,20 @@ def quarantine_rate(
     return dg.AssetCheckResult(
         passed=bad == 0,
         severity=dg.AssetCheckSeverity.ERROR if rate > QUARANTINE_ERROR_RATE else dg.AssetCheckSeverity.WARN,
-        metadata={
-            "rows/quarantined": bad,
-            "rows/quarantine_rate": rate,
-            "windows": markdown_table(
-                ("window", "rows", "quarantined"),
-                [(w["window_id"], w["rows"], w["quarantined"]) for w in windows if w["quarantined"]],
-            ),
-            "reasons": markdown_table(
-                ("reason", "rows", "for example", "where"),
-                [tuple(row) for row in fetch(postgres, _REASONS, [w["window_id"] for w in windows])],
-            ),
-        },
+        metadata=shown(
+            {
+                "rows/quarantined": bad,
+                "rows/quarantine_rate": rate,
+                "windows": markdown_table(
+                    ("window", "rows", "quarantined"),
+                    [(w["window_id"], w["rows"], w["quarantined"]) for w in windows if w["quarantined"]],
+                ),
+                "reasons": table(
+                    REASONS,
+                    [tuple(row) for row in fetch(postgres, _REASONS, [w["window_id"] for w in windows])],
+                ),
+            }
+        ),
     )
 
 
@@ -105,15 +98,46 @@ def data_quality(context: dg.AssetCheckExecutionContext, postgres: PostgresResou
     return dg.AssetCheckResult(
         passed=not poor,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "rows/found": rows,
-            "rows/good_share": good / rows if rows else 1.0,
-            "reasons": markdown_table(("reason", "rows"), reasons.most_common()),
-            "windows": markdown_table(
-                ("window", "rows", "above their bar", "mean score"),
-                [(w["window_id"], w["found_rows"], w["good_rows"], w["quality"]) for w in poor],
-            ),
-        },
+        metadata=shown(
+            {
+                "rows/found": rows,
+                "rows/good_share": good / rows if rows else None,
+                "rows/good_share_wanted": threshold,
+                "reasons": markdown_table(("reason", "rows"), reasons.most_common()),
+                "windows": markdown_table(
+                    ("window", "rows", "above their bar", "mean score"),
+                    [(w["window_id"], w["found_rows"], w["good_rows"], w["quality"]) for w in poor],
+                ),
+            }
+        ),
+    )
+
+
+def outcomes_settled(
+    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
+) -> dg.AssetCheckResult:
+    """The outcomes of each window are settled, and every order that is old enough has a value. WARN: a window
+    is still open and says until when, or its prices have holes; repeat `market_outcomes` later, or look for
+    the missing rows of `StockPrice`.
+    """
+    keys = partition_keys(context, hourly)
+    windows = fetch(postgres, _OUTCOMES, keys, len(keys) if keys else LAST_WINDOWS)
+    wanting = [w for w in windows if w["outcomes_status"] != SETTLED or w["unpriced"]]
+    return dg.AssetCheckResult(
+        passed=not wanting,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=shown(
+            {
+                "windows/settled": sum(w["outcomes_status"] == SETTLED for w in windows),
+                "windows/open": sum(w["outcomes_status"] != SETTLED for w in windows),
+                "orders/count": sum(w["orders"] for w in windows),
+                "orders/unpriced": sum(w["unpriced"] for w in windows),
+                "windows": markdown_table(
+                    ("window", "outcomes", "orders", "old enough, without value"),
+                    [(w["window_id"], w["outcomes_status"], w["orders"], w["unpriced"]) for w in wanting],
+                ),
+            }
+        ),
     )
 
 
@@ -126,17 +150,19 @@ def reward_spread(context: dg.AssetCheckExecutionContext, postgres: PostgresReso
     return dg.AssetCheckResult(
         passed=not flat,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "groups/scored": len(windows) - len(flat),
-            "groups/not_trainable": len(flat),
-            "windows": markdown_table(
-                ("window", "status", "why", "agents", "reward std"),
-                [
-                    (w["window_id"], w["group_status"], w["group_reason"], w["agents"], w["reward_std"])
-                    for w in flat
-                ],
-            ),
-        },
+        metadata=shown(
+            {
+                "groups/scored": len(windows) - len(flat),
+                "groups/not_trainable": len(flat),
+                "windows": markdown_table(
+                    ("window", "status", "why", "agents", "reward std"),
+                    [
+                        (w["window_id"], w["group_status"], w["group_reason"], w["agents"], w["reward_std"])
+                        for w in flat
+                    ],
+                ),
+            }
+        ),
     )
 
 
@@ -152,131 +178,32 @@ def pnl_share_of_reward(
     return dg.AssetCheckResult(
         passed=share is None or share >= PNL_VARIANCE_SHARE,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            **numbers({"reward/pnl_variance_share": share, "reward/pnl_spearman": correlation}),
-            "groups/measured": len(windows),
-            "windows": markdown_table(
-                ("window", "share of variance", "rank correlation"),
-                [
-                    (w["window_id"], w["pnl_variance_share"], w["pnl_spearman"])
-                    for w in windows
-                    if w["pnl_variance_share"] < PNL_VARIANCE_SHARE
-                ],
-            ),
-        },
-    )
-
-
-@dg.asset_check(asset="training_batch")
-def no_leaks(
-    context: dg.AssetCheckExecutionContext, postgres: PostgresResource, store: ArtifactStoreResource
-) -> dg.AssetCheckResult:
-    """No trained message tells what its author could not have known. ERROR: something shows outcomes to the
-    agents; the batch is `empty` and is not trained. Repair the source, then materialize the day's windows.
-    """
-    batches = fetch(postgres, _BATCHES, partition_keys(context, daily))
-    leaks = [leak for row in batches for leak in load_batch(store.open(), row["uri"])[0].leaks]
-    return dg.AssetCheckResult(
-        passed=not leaks,
-        severity=dg.AssetCheckSeverity.ERROR,
-        metadata={
-            "leaks/count": len(leaks),
-            "leaks": markdown_table(
-                ("window", "agent", "kind"), [(leak.window_id, leak.agent_id, leak.kind) for leak in leaks]
-            ),
-        },
-    )
-
-
-def invalid_actions(
-    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
-) -> dg.AssetCheckResult:
-    """The candidate still answers in the agreed form. WARN above 5 % and two points more than the incumbent;
-    ERROR above 20 %: training has lost the format, look at entropy and learning rate.
-    """
-    worse, worst = [], 0.0
-    for row in _verdicts(context, postgres):
-        verdict = row["metrics"]["verdict"]
-        candidate, incumbent = verdict["invalid_rate"], verdict["incumbent_invalid_rate"]
-        if candidate > max(TOLERATED_INVALID_RATE, incumbent + TOLERATED_INVALID_GROWTH):
-            worse.append((row["day"], row["version"], candidate, incumbent))
-            worst = max(worst, candidate)
-    return dg.AssetCheckResult(
-        passed=not worse,
-        severity=dg.AssetCheckSeverity.ERROR if worst > INVALID_RATE_LIMIT else dg.AssetCheckSeverity.WARN,
-        metadata={
-            "actions/invalid_rate": worst,
-            "days": markdown_table(("day", "version", "invalid", "incumbent"), worse),
-        },
-    )
-
-
-def candidate_beats_incumbent(
-    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
-) -> dg.AssetCheckResult:
-    """The day's candidate against its incumbent on held-out markets. WARN unless it was promoted: n, interval
-    and minimum detectable effect say whether it is worse or the comparison too small.
-    """
-    verdicts = _verdicts(context, postgres)
-    return dg.AssetCheckResult(
-        passed=all(v["verdict"] == "promoted" for v in verdicts),
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            **(_numbers_of(verdicts[0]["metrics"]["verdict"]) if verdicts else {}),
-            "days": markdown_table(
-                ("day", "version", "incumbent", "verdict", "why"),
-                [(v["day"], v["version"], v["incumbent"], v["verdict"], v["reason"]) for v in verdicts],
-            ),
-        },
-    )
-
-
-def one_active_deployment(
-    context: dg.AssetCheckExecutionContext, postgres: PostgresResource
-) -> dg.AssetCheckResult:
-    """One active deployment of a model that is whole, once anything was deployed; before that the base model
-    answers. ERROR: agents may lack a model; `babylon rollback` or `babylon deploy VERSION` repairs it.
-    """
-    rows = fetch(postgres, _DEPLOYMENTS)
-    active = [row for row in rows if row["role"] == "active" and row["ended_at"] is None]
-    return dg.AssetCheckResult(
-        passed=not rows or (len(active) == 1 and active[0]["status"] == "deployed"),
-        severity=dg.AssetCheckSeverity.ERROR,
-        metadata={
-            "deployments": markdown_table(
-                ("version", "role", "percent", "status of the model"),
-                [(row["version"], row["role"], row["percentage"], row["status"]) for row in active],
-            )
-        },
+        metadata=shown(
+            {
+                "reward/pnl_variance_share": share,
+                "reward/pnl_spearman": correlation,
+                "groups/measured": len(windows),
+                "windows": markdown_table(
+                    ("window", "share of variance", "rank correlation"),
+                    [
+                        (w["window_id"], w["pnl_variance_share"], w["pnl_spearman"])
+                        for w in windows
+                        if w["pnl_variance_share"] < PNL_VARIANCE_SHARE
+                    ],
+                ),
+            }
+        ),
     )
 
 
 ALL = [
     checks_of("trajectories", quarantine_rate, data_quality),
+    checks_of("market_outcomes", outcomes_settled),
     checks_of("scored_groups", reward_spread, pnl_share_of_reward, *judge_checks.ALL),
-    no_leaks,
-    checks_of("checkpoint_benchmark", invalid_actions, candidate_beats_incumbent),
-    checks_of("deployed_model", one_active_deployment),
+    *model_checks.ALL,
 ]
 
 
 def _windows(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> list[asyncpg.Record]:
     keys = partition_keys(context, hourly)
     return fetch(postgres, _WINDOWS, keys, len(keys) if keys else LAST_WINDOWS)
-
-
-def _numbers_of(verdict: dict[str, Any]) -> dict[str, float | int]:
-    difference = verdict["difference"]
-    return numbers(
-        {
-            "gate/n": difference["n"],
-            "gate/difference": difference["mean"],
-            "gate/low": difference["low"],
-            "gate/high": difference["high"],
-            "gate/minimum_detectable_effect": verdict["minimum_detectable_effect"],
-        }
-    )
-
-
-def _verdicts(context: dg.AssetCheckExecutionContext, postgres: PostgresResource) -> list[asyncpg.Record]:
-    return fetch(postgres, _VERDICTS, partition_keys(context, daily))

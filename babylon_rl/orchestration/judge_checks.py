@@ -7,7 +7,7 @@ import dagster as dg
 
 from babylon_rl.orchestration.check_queries import LAST_WINDOWS, Check, fetch, median, partition_keys
 from babylon_rl.orchestration.partitions import hourly
-from babylon_rl.orchestration.reporting import markdown_table, numbers
+from babylon_rl.orchestration.reporting import markdown_table, shown
 from babylon_rl.orchestration.resources import PostgresResource
 
 NEARLY_SPENT = 0.8
@@ -38,14 +38,17 @@ def judge_failures(context: dg.AssetCheckExecutionContext, postgres: PostgresRes
     return dg.AssetCheckResult(
         passed=not failed,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={
-            "judge/windows": len(runs),
-            "judge/failed": len(failed),
-            **numbers({"judge/failure_rate": len(failed) / len(runs) if runs else None}),
-            "windows": markdown_table(
-                ("window", "judge", "why"), [(r["window_id"], r["judge_model"], r["reason"]) for r in failed]
-            ),
-        },
+        metadata=shown(
+            {
+                "judge/windows": len(runs),
+                "judge/failed": len(failed),
+                "judge/failure_rate": len(failed) / len(runs) if runs else None,
+                "windows": markdown_table(
+                    ("window", "judge", "why"),
+                    [(r["window_id"], r["judge_model"], r["reason"]) for r in failed],
+                ),
+            }
+        ),
     )
 
 
@@ -60,21 +63,19 @@ def judge_agrees_with_money(
     return dg.AssetCheckResult(
         passed=not any(run["method"] == STANDS for run in doubted),
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            **numbers(
-                {
-                    "judge/spearman_pnl": median(_known(runs, "spearman")),
-                    "judge/kendall_pnl": median(_known(runs, "kendall")),
-                    "judge/order_spread": median(_known(runs, "spread")),
-                    "judge/flip_rate": median(_known(runs, "flip_rate")),
-                }
-            ),
-            "judge/doubted": len(doubted),
-            "windows": markdown_table(
-                ("window", "doubt", "whose scores", "rank correlation"),
-                [(r["window_id"], r["alarm"], r["method"], r["spearman"]) for r in doubted],
-            ),
-        },
+        metadata=shown(
+            {
+                "judge/spearman_pnl": median(_known(runs, "spearman")),
+                "judge/kendall_pnl": median(_known(runs, "kendall")),
+                "judge/order_spread": median(_known(runs, "spread")),
+                "judge/flip_rate": median(_known(runs, "flip_rate")),
+                "judge/doubted": len(doubted),
+                "windows": markdown_table(
+                    ("window", "doubt", "whose scores", "rank correlation"),
+                    [(r["window_id"], r["alarm"], r["method"], r["spearman"]) for r in doubted],
+                ),
+            }
+        ),
     )
 
 
@@ -88,14 +89,16 @@ def judge_canary(context: dg.AssetCheckExecutionContext, postgres: PostgresResou
     return dg.AssetCheckResult(
         passed=not fooled,
         severity=dg.AssetCheckSeverity.ERROR if stands else dg.AssetCheckSeverity.WARN,
-        metadata={
-            "judge/canaries": sum(run["canaries"] for run in runs),
-            "judge/canaries_failed": len(fooled),
-            "windows": markdown_table(
-                ("window", "judge", "canary's score", "whose scores count"),
-                [(r["window_id"], r["judge_model"], r["canary_score"], r["method"]) for r in fooled],
-            ),
-        },
+        metadata=shown(
+            {
+                "judge/canaries": sum(run["canaries"] for run in runs),
+                "judge/canaries_failed": len(fooled),
+                "windows": markdown_table(
+                    ("window", "judge", "canary's score", "whose scores count"),
+                    [(r["window_id"], r["judge_model"], r["canary_score"], r["method"]) for r in fooled],
+                ),
+            }
+        ),
     )
 
 
@@ -108,14 +111,16 @@ def judge_budget(context: dg.AssetCheckExecutionContext, postgres: PostgresResou
     return dg.AssetCheckResult(
         passed=spent == 0 or spent <= NEARLY_SPENT * budget,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "judge/usd_today": spent,
-            "judge/usd_budget": budget,
-            "judges": markdown_table(
-                ("judge", "requests", "failed", "$"),
-                [(r["judge_model"], r["calls"], r["failed"], r["usd"]) for r in rows],
-            ),
-        },
+        metadata=shown(
+            {
+                "judge/usd_today": spent,
+                "judge/usd_budget": budget,
+                "judges": markdown_table(
+                    ("judge", "requests", "failed", "$"),
+                    [(r["judge_model"], r["calls"], r["failed"], r["usd"]) for r in rows],
+                ),
+            }
+        ),
     )
 
 

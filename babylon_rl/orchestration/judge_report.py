@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from babylon_rl.orchestration.charts import histogram_markdown
-from babylon_rl.orchestration.reporting import Metadata, markdown_table, numbers
+from babylon_rl.orchestration.reporting import Metadata, markdown_table
 from babylon_rl.orchestration.scoring_steps import StoredWindow
 from babylon_rl.scoring.agreement import kendall_tau
 from babylon_rl.scoring.judge.history import in_common
@@ -32,18 +32,14 @@ def judge_metadata(done: StoredWindow) -> Metadata:
         "judge/tokens": run.input_tokens + run.output_tokens,
         "judge/usd": run.cost_usd,
         "judge/dropped": run.dropped,
-        **numbers(
-            {
-                "judge/spearman_pnl": run.spearman,
-                "judge/kendall_pnl": run.kendall,
-                "judge/order_spread": run.spread,
-                "judge/flip_rate": run.flip_rate,
-                "judge/canary_score": run.canary_score,
-            }
-        ),
+        "judge/spearman_pnl": run.spearman,
+        "judge/kendall_pnl": run.kendall,
+        "judge/order_spread": run.spread,
+        "judge/flip_rate": run.flip_rate,
+        "judge/canary_score": run.canary_score,
+        "judge/doubt": run.alarm,
+        "duration/judge_s": run.seconds,
     }
-    if run.alarm:
-        shown["judge/doubt"] = run.alarm
     if judgments:
         scores = [judgment.score for judgment in judgments]
         shown["judge/scores"] = dg.MetadataValue.md(
@@ -66,10 +62,10 @@ def _comparison(done: StoredWindow, run: JudgeRun) -> Metadata:
     before, now = in_common(earlier.scores, done.scored.judgments)
     tau = kendall_tau(before, now) if len(now) > 1 else None
     was = f"{earlier.judge_model}, rubric {earlier.rubric_sha256[:12]}, {earlier.method}"
-    return {"judge/before": was, **numbers({"judge/kendall_before": tau})}
+    return {"judge/before": was, "judge/kendall_before": tau}
 
 
-def _reasons(judgments: Sequence[Judgment]) -> dg.MarkdownMetadataValue:
+def _reasons(judgments: Sequence[Judgment]) -> dg.MarkdownMetadataValue | None:
     ordered = sorted(judgments, key=lambda judgment: (judgment.rank, judgment.agent_id))
     chosen = ordered if len(ordered) <= 2 * SHOWN else [*ordered[:SHOWN], *ordered[-SHOWN:]]
     return markdown_table(

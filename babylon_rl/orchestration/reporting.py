@@ -8,6 +8,7 @@ event with the partition's own data version; Dagster reads the newest event.
 """
 
 import hashlib
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,9 @@ from dagster._core.utils import make_new_run_id
 
 Metadata = dict[str, Any]
 """Metadata as Dagster takes it: numbers, texts and `MetadataValue`s."""
+
+DIGITS = 6
+"""Significant digits of a figure: a person reads no more, and no plot shows more."""
 
 _DATA_VERSION_TAG = "dagster/data_version"
 
@@ -38,17 +42,19 @@ class PartitionReport:
 
 
 async def materialize_each(
-    context: dg.AssetExecutionContext, reports: Sequence[PartitionReport]
+    context: dg.AssetExecutionContext, reports: Sequence[PartitionReport], shared: Metadata | None = None
 ) -> AsyncIterator[dg.MaterializeResult]:
     """Yields the asset's result and records every report with its own metadata and data version.
 
     Args:
         context: Context of an asset with partitions; the run may cover one partition or a range.
         reports: One report per partition key of the run, in order.
+        shared: Metadata of the run, which every partition shows.
     """
     if len(reports) == 1:
         report = reports[0]
-        yield dg.MaterializeResult(metadata=dict(report.metadata), data_version=dg.DataVersion(report.digest))
+        metadata = shown(report.metadata | (shared or {}))
+        yield dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(report.digest))
         return
     together = hashlib.sha256("".join(r.digest for r in reports).encode()).hexdigest()
     yield dg.MaterializeResult(data_version=dg.DataVersion(together))
@@ -62,7 +68,7 @@ async def materialize_each(
             dg.AssetMaterialization(
                 asset_key=context.asset_key,
                 partition=report.key,
-                metadata=dict(report.metadata),
+                metadata=shown(report.metadata | (shared or {})),
                 tags={**provenance, _DATA_VERSION_TAG: report.digest},
             ),
             DagsterEventBatchMetadata(batch, is_end=report is reports[-1]),
@@ -82,10 +88,53 @@ def _own_event_tags(context: dg.AssetExecutionContext, partition_key: str) -> di
     return {key: value for key, value in (event.tags or {}).items() if key.startswith("dagster/")}
 
 
+def shown(metadata: Mapping[str, Any]) -> Metadata:
+    """Returns metadata as a person reads it: figures of `DIGITS` digits, and nothing that says nothing.
+
+    A figure that is missing or not finite leaves a gap in the plot, not a zero; an empty text or table has no
+    row.
+    """
+    rounded = {
+        name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) and math.isfinite(value) else value
+        for name, value in metadata.items()
+    }
+    return {
+        name: value
+        for name, value in rounded.items()
+        if value is not None and value != "" and (not isinstance(value, float) or math.isfinite(value))
+    }
+
+
+def table(
+    columns: Sequence[tuple[str, str, str]], rows: Sequence[Sequence[object]], *, limit: int = 50
+) -> dg.TableMetadataValue | None:
+    """Returns a table with a schema, None for no rows.
+
+    Args:
+        columns: Name, kind (`text`, `integer`, `float8`, …) and meaning of each.
+        rows: Their values; what is neither number nor truth value is shown as text.
+        limit: Rows shown; the others are counted in a last row, never dropped silently.
+    """
+    if not rows:
+        return None
+    names = [name for name, _, _ in columns]
+    records = [dg.TableRecord(dict(zip(names, map(_value, row), strict=True))) for row in rows[:limit]]
+    if len(rows) > limit:
+        records.append(dg.TableRecord({**dict.fromkeys(names), names[0]: f"… and {len(rows) - limit} more"}))
+    return dg.MetadataValue.table(records, table_schema(columns))
+
+
+def table_schema(columns: Sequence[tuple[str, str, str]]) -> dg.TableSchema:
+    """Returns the schema of columns that have a name, a kind and a meaning each."""
+    return dg.TableSchema([dg.TableColumn(name, kind, text) for name, kind, text in columns])
+
+
 def markdown_table(
     headers: Sequence[str], rows: Sequence[Sequence[object]], *, limit: int = 50
-) -> dg.MarkdownMetadataValue:
-    """Returns a markdown table; rows beyond `limit` are counted in a last line, never dropped silently."""
+) -> dg.MarkdownMetadataValue | None:
+    """Returns a markdown table, None for no rows; those beyond `limit` are counted in a last line."""
+    if not rows:
+        return None
     lines = ["| " + " | ".join(headers) + " |", "|" + " --- |" * len(headers)]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows[:limit]]
     if len(rows) > limit:
@@ -93,13 +142,15 @@ def markdown_table(
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def numbers(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
-    """Returns the entries that are numbers: a missing figure must leave a gap in the plot, not a zero."""
-    return {key: value for key, value in values.items() if value is not None and value == value}
+def _value(value: object) -> str | int | float | bool | None:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def _cell(value: object) -> str:
-    if value is None:
+    if value is None or value != value:
         return "–"
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return str(value).replace("|", "\\|").replace("\n", " ")

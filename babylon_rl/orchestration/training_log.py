@@ -57,6 +57,6 @@ def closing(settings: Settings, summary: Summary) -> Iterator[str]:
     remote = last.checkpoint.startswith("wandb-artifact:")
     yield f"Final step: {last.step}"
     yield "Inference endpoint:"
-    here = f"http://127.0.0.1:{settings.port}/v1 (`babylon serve`)"
+    here = f"{settings.gateway_address}/v1 (`babylon serve`)"
     yield f"  {settings.training_api_url if remote else here}"
     yield f"  Model: {last.checkpoint if remote else f'babylon-agent-{last.version}'}"

@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from babylon_rl.deployment.branches import BranchTraining, train_windows
-from babylon_rl.orchestration.reporting import numbers
+from babylon_rl.orchestration.reporting import shown
 from babylon_rl.orchestration.resources import (
     ArtifactStoreResource,
     ArtResource,
@@ -154,7 +154,7 @@ def _metadata(training: BranchTraining) -> dict[str, Any]:
         "backend": f"{training.choice.name}: {training.choice.reason}" if training.choice else "",
         "episodes/count": batch.episodes if batch else 0,
         "loss/last": losses[-1] if losses[-1] is not None else 0.0,
-        **numbers({key: value for key, value in training.metrics.items() if isinstance(value, int | float)}),
+        **shown({key: value for key, value in training.metrics.items() if isinstance(value, int | float)}),
     }
 
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
@@ -59,8 +60,10 @@ async def score_stream(
 
 
 async def _score(scorer: WindowScorer, frozen: KeptWindow) -> ScoredWindow:
-    window = frozen.load()
-    return window.complete(await scorer.score(window.window))
+    began, window = monotonic(), frozen.load()
+    scored = window.complete(await scorer.score(window.window))
+    scored.seconds = monotonic() - began
+    return scored
 
 
 @dataclass(frozen=True)

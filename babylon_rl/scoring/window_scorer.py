@@ -89,6 +89,8 @@ class ScoredWindow(msgspec.Struct):
     group: ScoredGroup
     run: JudgeRun | None = None
     judgments: list[Judgment] = msgspec.field(default_factory=list)
+    seconds: float = 0.0
+    """Wall time from its stored rows to its rewards; a judge's is in it."""
 
     @property
     def method(self) -> str:

@@ -32,6 +32,22 @@ def test_every_asset_has_columns_a_document_and_the_dashboard(settings: Settings
         assert shown["dashboard"].url.endswith("/admin/training")
 
 
+def test_links_lead_to_where_people_open_the_pages(settings: Settings):
+    here = metadata(settings)["deployed_model"]
+    assert here["dashboard"].url == f"http://127.0.0.1:{settings.admin_port}/admin/training"
+    assert here["gateway"].url == f"http://127.0.0.1:{settings.port}/v1/models"
+    given = {
+        "admin_public_url": "https://ops.example.org/babylon",
+        "gateway_public_url": "https://llm.example.org",
+    }
+    public = metadata(settings.model_copy(update=given))
+    assert public["deployed_model"]["gateway"].url == "https://llm.example.org/v1/models"
+    assert {shown["dashboard"].url for shown in public.values()} == {
+        "https://ops.example.org/babylon/admin/training"
+    }
+    assert "127.0.0.1" not in repr(public)
+
+
 def test_code_links_lead_to_the_repository_and_show_no_path_of_this_machine(settings: Settings):
     assert not any("dagster/code_references" in shown for shown in metadata(settings).values())
     linked = metadata(settings.model_copy(update={"source_url": SOURCE}))

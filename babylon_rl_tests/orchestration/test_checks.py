@@ -1,11 +1,15 @@
 """Asset checks: each explains itself, and shows the numbers behind its verdict, per window in a range run."""
 
+import ast
+import inspect
+
 import asyncpg
 import dagster as dg
 import pytest
 from anyio import to_thread
 
-from babylon_rl.orchestration import checks
+from babylon_rl.definitions import defs
+from babylon_rl.orchestration import assets, checks, judge_checks, model_checks
 from babylon_rl.orchestration.check_queries import checks_of
 from babylon_rl.orchestration.partitions import daily, hourly
 from babylon_rl.orchestration.resources import PostgresResource
@@ -15,6 +19,7 @@ from babylon_rl.windows import windows_of_day
 
 DAY = "2026-10-02"
 WINDOWS = windows_of_day(DAY)
+SPECS = [spec for made in checks.ALL for spec in made.check_specs]
 VERDICT = {
     "difference": {"mean": 0.01, "low": -0.02, "high": 0.04, "n": 64, "alpha": 0.05, "method": "betting"},
     "minimum_detectable_effect": 0.03,
@@ -26,6 +31,16 @@ VERDICT = {
 @dg.asset(name="scored_groups", partitions_def=hourly)
 def windows() -> None:
     """Stands in for what the checks look at."""
+
+
+@dg.asset(name="market_outcomes", partitions_def=hourly)
+def outcomes() -> None:
+    """Likewise."""
+
+
+@dg.asset(name="trained_checkpoint", partitions_def=daily)
+def checkpoint() -> None:
+    """Likewise."""
 
 
 @dg.asset(name="checkpoint_benchmark", partitions_def=daily)
@@ -47,10 +62,99 @@ def evaluate(
         return {e.check_name: e for e in result.get_asset_check_evaluations()}
 
 
-@pytest.mark.parametrize("check", [spec for made in checks.ALL for spec in made.check_specs])
-def test_every_check_says_what_it_means_and_what_its_severity_asks_for(check: dg.AssetCheckSpec):
+@pytest.mark.parametrize("check", SPECS, ids=lambda spec: spec.name)
+def test_every_check_says_what_it_means_and_what_its_severities_ask_for(check: dg.AssetCheckSpec):
     assert check.description and check.description[0].isupper() and len(check.description) > 80
-    assert "WARN" in check.description or "ERROR" in check.description
+    [code] = [
+        ast.unparse(ast.Module(function.body[1:], []))
+        for module in (checks, judge_checks, model_checks)
+        for function in ast.parse(inspect.getsource(module)).body
+        if isinstance(function, ast.FunctionDef) and function.name == check.name
+    ]
+    assert "severity=" in code, "Dagster's default is nobody's choice"
+    for severity in ("WARN", "ERROR"):
+        assert (f"AssetCheckSeverity.{severity}" in code) == (severity in check.description)
+
+
+def test_every_asset_that_is_made_here_is_checked():
+    made = {asset.key for asset in assets.ALL if isinstance(asset, dg.AssetsDefinition)}
+    assert {spec.asset_key for spec in SPECS} == made
+
+
+def test_every_check_shows_figures_also_where_nothing_was_made_yet(connection: asyncpg.Connection, dsn: str):
+    all_checks = dg.define_asset_job("checks", selection=dg.AssetSelection.all_asset_checks())
+    with dg.instance_for_test() as instance:
+        whole = dg.Definitions.merge(defs, dg.Definitions(jobs=[all_checks]))
+        result = whole.resolve_job_def("checks").execute_in_process(instance=instance)
+        found = {e.check_name: e for e in result.get_asset_check_evaluations()}
+    assert set(found) == {spec.name for spec in SPECS}
+    for name, evaluation in found.items():
+        figures = [key for key, value in evaluation.metadata.items() if isinstance(value.value, int | float)]
+        assert figures and all("/" in key for key in figures), name
+        assert evaluation.passed, name
+
+
+@pytest.mark.anyio
+async def test_outcomes_that_are_open_or_have_holes_are_named(
+    connection: asyncpg.Connection, settings: Settings
+):
+    await connection.executemany(
+        "INSERT INTO rl.window_state (window_id, outcomes_status) VALUES ($1, $2)",
+        [
+            (WINDOWS[0], "settled"),
+            (WINDOWS[1], "settled"),
+            (WINDOWS[2], "open until 03:05"),
+            (WINDOWS[3], None),
+        ],
+    )
+    await connection.executemany(
+        "INSERT INTO rl.order_value (order_id, horizon, agent_id, window_id, kind, instrument, side, size, "
+        "opened_at, value, matured) VALUES ($1, $2, 'a', $3, 'perp', 'X', 'long', 1, now(), $4, $5)",
+        [
+            ("priced", "1h", WINDOWS[0], 1.5, True),
+            ("young", "24h", WINDOWS[0], None, False),
+            ("hole", "1h", WINDOWS[1], None, True),
+        ],
+    )
+    found = await to_thread.run_sync(evaluate, outcomes, WINDOWS[0], WINDOWS[-1], checks.outcomes_settled)
+    check = found["outcomes_settled"]
+    assert not check.passed and check.severity == dg.AssetCheckSeverity.WARN
+    assert {name: value.value for name, value in check.metadata.items() if name != "windows"} == {
+        "windows/settled": 2,
+        "windows/open": 2,
+        "orders/count": 2,
+        "orders/unpriced": 1,
+    }
+    table = str(check.metadata["windows"].value)
+    assert f"| {WINDOWS[1]} | settled | 1 | 1 |" in table and "not derived" in table
+    assert WINDOWS[0] not in table
+    alone = await to_thread.run_sync(evaluate, outcomes, WINDOWS[0], None, checks.outcomes_settled)
+    assert alone["outcomes_settled"].passed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("status", "severity"),
+    [("in_doubt", dg.AssetCheckSeverity.ERROR), ("failed", dg.AssetCheckSeverity.WARN), ("done", None)],
+)
+async def test_a_training_without_an_end_is_named(
+    connection: asyncpg.Connection, settings: Settings, status: str, severity: dg.AssetCheckSeverity | None
+):
+    await connection.executemany(
+        "INSERT INTO rl.training_units (unit_key, batch_sha256, day, backend, status, error, created_at) "
+        "VALUES ($1, 'b', $2::text::date, 'serverless', $3, 'no answer', now() + $4 * interval '1 s')",
+        # A day that was trained after all is none that failed.
+        [("k", DAY, status, 0), ("done", "2026-10-03", "done", 0), ("failed", "2026-10-03", "failed", 1)],
+    )
+    found = await to_thread.run_sync(evaluate, checkpoint, DAY, None, model_checks.training_ended)
+    check = found["training_ended"]
+    assert check.passed == (severity is None)
+    assert check.metadata[f"training/{status}"].value == 1
+    if severity is not None:
+        assert check.severity == severity
+        assert f"| {DAY} | serverless | {status} | no answer |" in str(check.metadata["days"].value)
+    rest = await to_thread.run_sync(evaluate, checkpoint, "2026-10-03", None, model_checks.training_ended)
+    assert rest["training_ended"].passed
 
 
 @pytest.mark.anyio
@@ -94,12 +198,14 @@ async def test_a_gate_shows_n_its_interval_and_what_it_could_have_seen(
         {"verdict": VERDICT},
     )
     found = await to_thread.run_sync(
-        evaluate, benchmark, DAY, None, checks.candidate_beats_incumbent, checks.invalid_actions
+        evaluate, benchmark, DAY, None, model_checks.candidate_beats_incumbent, model_checks.invalid_actions
     )
     gate, invalid = found["candidate_beats_incumbent"], found["invalid_actions"]
     assert not gate.passed and gate.severity == dg.AssetCheckSeverity.WARN
     shown = {name: value.value for name, value in gate.metadata.items() if name.startswith("gate/")}
     assert shown == {
+        "gate/judged": 1,
+        "gate/promoted": 0,
         "gate/n": 64,
         "gate/difference": 0.01,
         "gate/low": -0.02,
@@ -107,3 +213,5 @@ async def test_a_gate_shows_n_its_interval_and_what_it_could_have_seen(
         "gate/minimum_detectable_effect": 0.03,
     }
     assert invalid.severity == dg.AssetCheckSeverity.ERROR, "training has lost the format"
+    assert invalid.metadata["actions/invalid_rate"].value == 0.3
+    assert invalid.metadata["actions/incumbent_invalid_rate"].value == 0.01

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -21,13 +22,18 @@ from babylon_rl.orchestration.resources import (
 )
 from babylon_rl.orchestration.runs import partition_tags
 from babylon_rl.settings import Settings
-from babylon_rl.windows import windows_of_day
-from babylon_rl_tests.orchestration.recorded import record_window
+from babylon_rl.windows import window_range, windows_of_day
+from babylon_rl_tests.game_rows import add_market, add_question
+from babylon_rl_tests.orchestration.recorded import TICKER, record_window
 
 DAY = "2026-10-02"
 WINDOWS = windows_of_day(DAY)
 GOOD, THIN, BROKEN, EMPTY = WINDOWS[3], WINDOWS[4], WINDOWS[5], WINDOWS[6]
 AGENTS = ["agent-a", "agent-b", "agent-c", "agent-d"]
+SCORED_ONLY = {
+    *("groups/reward_mean", "groups/reward_std", "pnl/mean", "actions/invalid_rate"),
+    *("reward/pnl_spearman", "reward/pnl_variance_share"),
+}
 ASSETS = ("trajectories", "market_outcomes", "scored_groups")
 
 
@@ -86,6 +92,11 @@ def status(instance: dg.DagsterInstance, asset: str, window_id: str) -> object:
     return latest(instance, asset, window_id).metadata["status"].value
 
 
+def figures(made: dg.AssetMaterialization) -> dict[str, float]:
+    values = {key: value.value for key, value in made.metadata.items()}
+    return {key: value for key, value in values.items() if isinstance(value, int | float)}
+
+
 def query(dsn: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
     async def read() -> list[asyncpg.Record]:
         connection = await connect(dsn)
@@ -134,6 +145,72 @@ def test_unreadable_rows_do_not_sink_their_window(day: str, instance: dg.Dagster
     assert status(instance, "scored_groups", BROKEN) == "scored"
     assert latest(instance, "trajectories", BROKEN).metadata["rows/quarantined"].value == 2
     assert len(query(dsn, "SELECT 1 FROM rl.quarantine WHERE window_id = $1", BROKEN)) == 2
+
+
+@pytest.mark.parametrize("last", [None, BROKEN])
+def test_reasons_of_quarantined_rows_are_counted_in_a_table(
+    day: str, instance: dg.DagsterInstance, last: str | None
+):
+    materialize(instance, BROKEN if last is None else GOOD, last)
+    found = latest(instance, "trajectories", BROKEN).metadata
+    reasons = found["quarantine reasons"]
+    assert isinstance(reasons, dg.TableMetadataValue)
+    assert [(column.name, bool(column.description)) for column in reasons.schema.columns] == [
+        (name, True) for name in ("reason", "rows", "example", "detail")
+    ]
+    [row] = [record.data for record in reasons.records]
+    assert row["reason"] == "invalid_json" and row["rows"] == 2 and row["example"]
+    assert "Expecting property name" in str(row["detail"])
+    if last is not None:
+        assert "quarantine reasons" not in latest(instance, "trajectories", GOOD).metadata
+
+
+def test_outcomes_show_predictions_as_far_as_the_game_has_resolved_them(
+    day: str, instance: dg.DagsterInstance, dsn: str
+):
+    start, _ = window_range(GOOD)
+    resolved_at = start + timedelta(minutes=30)
+
+    async def markets() -> None:
+        game = await connect(dsn)
+        for name, resolution in (("m-open", None), ("m-yes", True)):
+            moments: dict[str, Any] = {"createdAt": start - timedelta(days=1), "updatedAt": resolved_at}
+            question, done = f"Will {name} | happen?", resolution is not None
+            shares = {"yesShares": 300, "noShares": 100, "resolved": done, "resolution": resolution}
+            await add_market(game, name, question=question, **shares, **moments)
+            # The answer is in the question from the start.
+            status = "resolved" if done else "active"
+            await add_question(game, id=name, text=question, outcome=True, status=status, **moments)
+        await game.close()
+
+    asyncio.run(markets())
+    materialize(instance, GOOD)
+    metadata = latest(instance, "market_outcomes", GOOD).metadata
+    assert metadata["markets/predictions"].value == 2 and metadata["markets/resolved"].value == 1
+    assert isinstance(metadata["predictions"], dg.TableMetadataValue)
+    resolved, still_open = (record.data for record in metadata["predictions"].records)
+    assert resolved["market"] == "m-yes" and resolved["question"] == "Will m-yes | happen?"
+    assert (resolved["outcome"], resolved["chance of YES"]) == ("YES", 0.25)
+    assert resolved["resolved at"] == f"{resolved_at:%Y-%m-%d %H:%M:%S}"
+    assert (still_open["market"], still_open["outcome"]) == ("m-open", "UNRESOLVED")
+    assert still_open["resolved at"] is None
+    assert isinstance(metadata["stocks"], dg.TableMetadataValue)
+    assert metadata["stocks"].records[0].data["stock"] == TICKER
+
+
+def test_every_window_has_the_same_figures_to_plot_and_says_how_long_it_took(
+    day: str, instance: dg.DagsterInstance
+):
+    materialize(instance, WINDOWS[0], WINDOWS[-1])
+    for asset, stage in zip(ASSETS, ("freeze", "derive", "score"), strict=True):
+        good, empty = (figures(latest(instance, asset, window_id)) for window_id in (GOOD, EMPTY))
+        assert 0 < good[f"duration/{stage}_s"] < 60 and empty[f"duration/{stage}_s"] > 0
+        assert all("/" in key for key in good)
+        missing = {"rows/good_share", "markets/mean_move_percent", "orders/mean_value_1h", *SCORED_ONLY}
+        assert set(good) - set(empty) <= missing, "a missing figure is a gap, an empty window has the rest"
+        for key, figure in good.items():
+            assert figure == float(f"{figure:.6g}") or isinstance(figure, int), key
+        assert all(value.value not in ("", None) for value in latest(instance, asset, GOOD).metadata.values())
 
 
 def test_a_single_window_run_after_a_range_run_finds_nothing_changed(day: str, instance: dg.DagsterInstance):

@@ -2,18 +2,19 @@
 
 import hashlib
 from collections.abc import Sequence
+from time import monotonic
 
 import dagster as dg
 import msgspec
 
 from babylon_rl.deployment.judging import judge
-from babylon_rl.deployment.verdicts import BenchmarkRecord, all_benchmarks
-from babylon_rl.orchestration.assets.common import GROUP, OWNERS
+from babylon_rl.deployment.verdicts import BenchmarkRecord, all_benchmarks, latest_benchmark
+from babylon_rl.orchestration.assets.common import GROUP, OWNERS, wandb_link
 from babylon_rl.orchestration.assets.trained_checkpoint import trained_checkpoint
 from babylon_rl.orchestration.charts import as_markdown, intervals_markdown
 from babylon_rl.orchestration.model_pictures import learning_curve
 from babylon_rl.orchestration.partitions import ONE_DAY, daily
-from babylon_rl.orchestration.reporting import Metadata, markdown_table, numbers
+from babylon_rl.orchestration.reporting import Metadata, markdown_table, shown
 from babylon_rl.orchestration.resources import TRAINER, ArtResource, PostgresResource, WandbResource
 from babylon_rl.orchestration.verdict_views import COLUMNS, verdict_rows
 from babylon_rl.training.units import find_trained
@@ -44,47 +45,49 @@ async def checkpoint_benchmark(
             return dg.MaterializeResult(
                 metadata={"status": "no candidate"}, data_version=dg.DataVersion("no candidate")
             )
+        began, before = monotonic(), await latest_benchmark(db.rl, unit.version)
         record = await judge(db, settings, unit.version)
+        # What was judged before took no time now.
+        duration = monotonic() - began if before is None else None
         judged = await all_benchmarks(db.rl)
     digest = hashlib.sha256(msgspec.json.encode([record.version, record.metrics, record.verdict])).hexdigest()
     with wandb.run(context, day) as run:
-        run.summary(_figures(record))
+        run.summary(shown(_figures(record)))
         run.log_artifact(
             "benchmark",
             "evaluation",
             metadata={"version": record.version, "seed_key": record.seed_key, "verdict": record.verdict},
             aliases=[record.version],
         )
-    return dg.MaterializeResult(metadata=_metadata(record, judged), data_version=dg.DataVersion(digest))
+    metadata = _metadata(record, judged) | {"duration/benchmark_s": duration} | wandb_link(run)
+    return dg.MaterializeResult(metadata=shown(metadata), data_version=dg.DataVersion(digest))
 
 
-def _figures(record: BenchmarkRecord) -> dict[str, float | int]:
+def _figures(record: BenchmarkRecord) -> Metadata:
     verdict, standing = record.metrics["verdict"], record.metrics["standings"][record.version]
     difference = verdict["difference"]
-    return numbers(
-        {
-            "benchmark/score": record.metrics["benchmark_score"],
-            "benchmark/accuracy": record.metrics["accuracy"],
-            "benchmark/windows": record.windows,
-            "benchmark/invalid_rate": standing["invalid_rate"],
-            "benchmark/win_rate": standing["win_rate"],
-            "gain/mean": difference["mean"],
-            "gain/low": difference["low"],
-            "gain/high": difference["high"],
-            "gain/minimum_detectable": verdict["minimum_detectable_effect"],
-            "gain/alpha": difference["alpha"],
-        }
-    )
+    return {
+        "benchmark/score": record.metrics["benchmark_score"],
+        "benchmark/accuracy": record.metrics["accuracy"],
+        "benchmark/windows": record.windows,
+        "benchmark/invalid_rate": standing["invalid_rate"],
+        "benchmark/win_rate": standing["win_rate"],
+        "gain/mean": difference["mean"],
+        "gain/low": difference["low"],
+        "gain/high": difference["high"],
+        "gain/minimum_detectable": verdict["minimum_detectable_effect"],
+        "gain/alpha": difference["alpha"],
+    }
 
 
 def _metadata(record: BenchmarkRecord, judged: Sequence[BenchmarkRecord]) -> Metadata:
     standings = record.metrics["standings"].values()
     return {
         "status": record.verdict or "not judged",
-        "reason": record.reason or "",
-        "in one paragraph": record.metrics.get("explanation", ""),
+        "reason": record.reason,
+        "in one paragraph": record.metrics.get("explanation"),
         "candidate": record.version,
-        "incumbent": record.incumbent or "",
+        "incumbent": record.incumbent,
         **_figures(record),
         "returns": dg.MetadataValue.md(
             intervals_markdown(

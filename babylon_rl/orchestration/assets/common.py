@@ -12,9 +12,10 @@ import asyncpg
 import dagster as dg
 
 from babylon_rl.orchestration.lost_database import is_lost
-from babylon_rl.orchestration.reporting import PartitionReport
+from babylon_rl.orchestration.reporting import Metadata, PartitionReport
 from babylon_rl.orchestration.resources import WandbResource
 from babylon_rl.scoring.local import ScoringError
+from babylon_rl.tracking import Run
 
 GROUP = "babylon"
 OWNERS = ["team:babylon-rl"]
@@ -58,8 +59,9 @@ def log_lineage(
     wandb: WandbResource,
     reports: Sequence[PartitionReport],
     inputs: Mapping[str, Mapping[str, str]] | None = None,
-) -> None:
-    """Logs the digests of a run's partitions and of what they were made from as one W&B artifact.
+) -> Metadata:
+    """Logs the digests of a run's partitions and of what they were made from as one W&B artifact; returns the
+    link to its W&B run.
 
     One artifact per asset and Dagster run, however many windows; digests only, so that no content leaves.
 
@@ -82,3 +84,11 @@ def log_lineage(
             },
             aliases=[first, *([] if first == last else [f"to-{last}"])],
         )
+    return wandb_link(run)
+
+
+def wandb_link(run: Run) -> Metadata:
+    """Returns the way to a W&B run: its page online, its id offline (`wandb sync` brings it there)."""
+    if run.mode == "none":
+        return {}
+    return {"wandb": dg.MetadataValue.url(run.url) if run.url else run.id}

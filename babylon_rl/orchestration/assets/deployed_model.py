@@ -1,5 +1,7 @@
 """`deployed_model`: what the agents get."""
 
+from time import monotonic
+
 import dagster as dg
 from pydantic import Field
 
@@ -8,8 +10,8 @@ from babylon_rl.deployment.judging import content_key
 from babylon_rl.deployment.registry import get
 from babylon_rl.deployment.release import Release, release
 from babylon_rl.orchestration.assets.checkpoint_benchmark import checkpoint_benchmark
-from babylon_rl.orchestration.assets.common import GROUP, OWNERS
-from babylon_rl.orchestration.reporting import markdown_table
+from babylon_rl.orchestration.assets.common import GROUP, OWNERS, wandb_link
+from babylon_rl.orchestration.reporting import Metadata, markdown_table, shown
 from babylon_rl.orchestration.resources import TRAINER, ArtResource, PostgresResource, WandbResource
 
 
@@ -42,7 +44,8 @@ async def deployed_model(
     Backfills of old days change nothing. Run config may name a version; `babylon rollback` goes back without
     Dagster.
     """
-    settings = art.settings(postgres.settings())
+    settings, began = art.settings(postgres.settings()), monotonic()
+    link: Metadata = {}
     async with postgres.connect(role=TRAINER) as db:
         if config.version:
             game = db.game if settings.project_to_game else None
@@ -70,23 +73,25 @@ async def deployed_model(
                 },
                 aliases=["production", model.version],
             )
+            link = wandb_link(run)
+    metadata = {
+        "status": "deployed" if released.changed else "unchanged",
+        "reason": released.reason,
+        "version": released.version or "none",
+        "duration/deploy_s": monotonic() - began,
+        "history": markdown_table(
+            ("version", "from", "to", "reason"),
+            [
+                (
+                    d.version,
+                    f"{d.started_at:%Y-%m-%d %H:%M}",
+                    d.ended_at and f"{d.ended_at:%Y-%m-%d %H:%M}",
+                    d.reason,
+                )
+                for d in served
+            ],
+        ),
+    }
     return dg.MaterializeResult(
-        metadata={
-            "status": "deployed" if released.changed else "unchanged",
-            "reason": released.reason,
-            "version": released.version or "none",
-            "history": markdown_table(
-                ("version", "from", "to", "reason"),
-                [
-                    (
-                        d.version,
-                        f"{d.started_at:%Y-%m-%d %H:%M}",
-                        d.ended_at and f"{d.ended_at:%Y-%m-%d %H:%M}",
-                        d.reason,
-                    )
-                    for d in served
-                ],
-            ),
-        },
-        data_version=dg.DataVersion(released.version or "none"),
+        metadata=shown(metadata | link), data_version=dg.DataVersion(released.version or "none")
     )

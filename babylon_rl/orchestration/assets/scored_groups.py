@@ -25,7 +25,6 @@ from babylon_rl.orchestration.reporting import (
     PartitionReport,
     markdown_table,
     materialize_each,
-    numbers,
 )
 from babylon_rl.orchestration.resources import (
     JUDGE,
@@ -77,14 +76,15 @@ async def scored_groups(
                 passing = passing or (run is not None and run.passing)
                 # A range run draws nothing per window; `training_batch` shows the day.
                 single = len(context.partition_keys) == 1
-                shown = _metadata(group, done.file.uri, draw=single) | judge_metadata(done)
-                reports.append(PartitionReport(group.window_id, done.file.sha256, shown))
+                metadata = _metadata(group, done.file.uri, draw=single) | judge_metadata(done)
+                metadata |= {"duration/score_s": done.scored.seconds}
+                reports.append(PartitionReport(group.window_id, done.file.sha256, metadata))
             inputs = await inputs_of_groups(db.rl, context.partition_keys)
     if passing and context.retry_number < JUDGE_RETRIES:
         # Windows that were judged are not paid for again.
         raise dg.RetryRequested(JUDGE_RETRIES, with_jitter(JUDGE_RETRY_SECONDS))
-    log_lineage(context, wandb, reports, inputs)
-    async for result in materialize_each(context, reports):
+    link = log_lineage(context, wandb, reports, inputs)
+    async for result in materialize_each(context, reports, link):
         yield result
 
 
@@ -97,25 +97,19 @@ def _metadata(group: ScoredGroup, uri: str, *, draw: bool) -> Metadata:
         "groups/trainable_members": len(group.trainable),
         "store/uri": uri,
         "scorer": f"{group.scorer} {group.scorer_version}",
-        **numbers(
-            {
-                "groups/reward_mean": group.reward_mean,
-                "groups/reward_std": group.reward_std,
-                "pnl/mean": group.pnl_mean,
-                "reward/pnl_spearman": group.pnl_spearman,
-                "reward/pnl_variance_share": group.pnl_variance_share,
-                "actions/invalid_rate": sum(m.invalid_actions for m in group.members) / actions
-                if actions
-                else None,
-            }
-        ),
+        "groups/reward_mean": group.reward_mean,
+        "groups/reward_std": group.reward_std,
+        "pnl/mean": group.pnl_mean,
+        "reward/pnl_spearman": group.pnl_spearman,
+        "reward/pnl_variance_share": group.pnl_variance_share,
+        "actions/invalid_rate": sum(m.invalid_actions for m in group.members) / actions if actions else None,
         **({"reward against P&L": _picture(group)} if draw else {}),
         "members": markdown_table(
             ("agent", "reward", "advantage", "P&L $", "P&L from", "orders", "invalid", "trained"),
             [
                 (m.agent_id, m.reward, m.advantage, m.attributed_pnl, m.pnl_source, m.trades)
                 + (m.invalid_actions, "yes" if m.trainable else "no")
-                for m in group.members
+                for m in sorted(group.members, key=lambda m: -m.reward)
             ],
         ),
     }

@@ -6,12 +6,12 @@ from babylon_rl.deployment.candidates import DayTraining, train_day
 from babylon_rl.deployment.judging import content_key
 from babylon_rl.deployment.lineage import parent_for_training
 from babylon_rl.deployment.registry import ModelRecord
-from babylon_rl.orchestration.assets.common import GROUP, OWNERS
+from babylon_rl.orchestration.assets.common import GROUP, OWNERS, wandb_link
 from babylon_rl.orchestration.assets.training_batch import training_batch
 from babylon_rl.orchestration.charts import as_markdown
 from babylon_rl.orchestration.model_pictures import importance_ratios, steps_of, token_shares
 from babylon_rl.orchestration.partitions import ONE_DAY, PREVIOUS_DAY, daily
-from babylon_rl.orchestration.reporting import Metadata, numbers
+from babylon_rl.orchestration.reporting import Metadata, shown
 from babylon_rl.orchestration.resources import (
     TRAINER,
     ArtifactStoreResource,
@@ -60,12 +60,14 @@ async def trained_checkpoint(
             model = (await parent_for_training(db.rl, parse_day(day))).model
             metadata = {"status": FAILED, "reason": str(problem)}
     return dg.MaterializeResult(
-        metadata={
-            **metadata,
-            "checkpoint": model.version,
-            "checkpoint/uri": model.storage_path or "",
-            **_track(context, wandb, model),
-        },
+        metadata=shown(
+            {
+                **metadata,
+                "checkpoint": model.version,
+                "checkpoint/uri": model.storage_path,
+                **_track(context, wandb, model),
+            }
+        ),
         data_version=dg.DataVersion(content_key(model)),
     )
 
@@ -90,7 +92,7 @@ def _metadata(training: DayTraining) -> Metadata:
             as_markdown(token_shares(steps_of(training.model)), "Shares of tokens")
         ),
         # Losses of single steps are a curve for W&B, not a figure of the day.
-        **numbers({key: value for key, value in metrics.items() if isinstance(value, int | float)}),
+        **{key: value for key, value in metrics.items() if isinstance(value, int | float)},
     }
 
 
@@ -110,5 +112,4 @@ def _track(context: dg.AssetExecutionContext, wandb: WandbResource, model: Model
             },
             aliases=[model.version, f"day-{context.partition_key}"],
         )
-    links = {"wandb/training": trained["wandb_run_id"]} if trained.get("wandb_run_id") else {}
-    return {**links, "wandb": dg.MetadataValue.url(run.url) if run.url else run.id}
+    return {"wandb/training": trained.get("wandb_run_id"), **wandb_link(run)}

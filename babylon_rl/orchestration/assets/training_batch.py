@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Literal
 
 import dagster as dg
@@ -18,7 +19,7 @@ from babylon_rl.orchestration.day_report import DayReport, report_day
 from babylon_rl.orchestration.lineage import inputs_of_batch
 from babylon_rl.orchestration.partitions import ONE_DAY, WINDOWS_OF_THE_DAY, daily
 from babylon_rl.orchestration.prompt_report import of_prompts
-from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdown_table
+from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdown_table, shown
 from babylon_rl.orchestration.resources import (
     ArtifactStoreResource,
     ArtResource,
@@ -94,6 +95,7 @@ async def training_batch(
     yet is refused, whoever launched it, unless run config says `force`.
     """
     day, settings, files = context.partition_key, art.settings(postgres.settings()), store.open()
+    began = monotonic()
     rules = BatchRules(
         settings.training_min_groups,
         settings.training_min_trajectories,
@@ -125,11 +127,10 @@ async def training_batch(
             report = await report_day(db.rl, day)
             # The groups of now are not what a frozen batch was made from once they give another one.
             groups = {} if batch.superseded_by else await inputs_of_batch(db.rl, day, windows_of_day(day))
-    log_lineage(context, wandb, [PartitionReport(day, batch.sha256)], groups)
-    return dg.MaterializeResult(
-        metadata=_metadata(batch, files) | of_prompts(batch) | _of_inputs(inputs) | _pictures(report),
-        data_version=dg.DataVersion(batch.sha256),
-    )
+    metadata = _metadata(batch, files) | of_prompts(batch) | _of_inputs(inputs) | _pictures(report)
+    metadata |= {"duration/batch_s": monotonic() - began}
+    metadata |= log_lineage(context, wandb, [PartitionReport(day, batch.sha256)], groups)
+    return dg.MaterializeResult(metadata=shown(metadata), data_version=dg.DataVersion(batch.sha256))
 
 
 async def _resampled(
@@ -157,7 +158,7 @@ def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
         "calls/dropped": sum(batch.dropped.values()),
         "leaks/count": len(batch.leaks),
         "store/uri": batch.uri,
-        "superseded_by": batch.superseded_by or "",
+        "superseded_by": batch.superseded_by,
         "advantages": dg.MetadataValue.md(
             histogram_markdown([episode.advantage for episode in episodes], "Advantage per episode")
         ),
@@ -187,7 +188,7 @@ def _of_inputs(inputs: DayInputs) -> Metadata:
     return {
         "windows/unresolved": len(inputs.unresolved),
         "windows/stale": len(inputs.stale),
-        **({"windows that are not final": markdown_table(("window", "status", "why"), late)} if late else {}),
+        "windows that are not final": markdown_table(("window", "status", "why"), late),
     }
 
 

@@ -1,16 +1,32 @@
 """`trajectories`: what the agents did in a window, frozen."""
 
 from collections import Counter
+from collections.abc import Sequence
+from time import monotonic
 
 import dagster as dg
 
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS, log_lineage, retry_on_lost_database
 from babylon_rl.orchestration.assets.recorded_rows import recorded_rows
 from babylon_rl.orchestration.partitions import ONE_DAY_OF_WINDOWS, hourly
-from babylon_rl.orchestration.reporting import Metadata, PartitionReport, markdown_table, materialize_each
+from babylon_rl.orchestration.reporting import (
+    Metadata,
+    PartitionReport,
+    markdown_table,
+    materialize_each,
+    table,
+)
 from babylon_rl.orchestration.resources import JUDGE, ArtifactStoreResource, PostgresResource, WandbResource
 from babylon_rl.orchestration.window_steps import FrozenWindow, freeze_window
-from babylon_rl.records.reader import refresh_window_rows
+from babylon_rl.records.reader import QuarantinedRow, refresh_window_rows
+
+REASONS = (
+    ("reason", "text", "Why rows cannot be read."),
+    ("rows", "integer", "Rows of the window."),
+    ("example", "text", "Id of the first of them, as in rl.quarantine."),
+    ("detail", "text", "Where its reading stopped."),
+)
+"""Columns of the quarantine's reasons."""
 
 
 @dg.asset(
@@ -38,10 +54,12 @@ async def trajectories(
         async with postgres.connect(role=JUDGE) as db:
             await refresh_window_rows(db.game, db.rl)
             for window_id in context.partition_keys:
+                began = monotonic()
                 frozen = await freeze_window(db, files, window_id, postgres.settings())
-                reports.append(PartitionReport(window_id, frozen.snapshot.sha256, _metadata(frozen)))
-    log_lineage(context, wandb, reports)
-    async for result in materialize_each(context, reports):
+                metadata = _metadata(frozen) | {"duration/freeze_s": monotonic() - began}
+                reports.append(PartitionReport(window_id, frozen.snapshot.sha256, metadata))
+    link = log_lineage(context, wandb, reports)
+    async for result in materialize_each(context, reports, link):
         yield result
 
 
@@ -62,8 +80,16 @@ def _metadata(frozen: FrozenWindow) -> Metadata:
         "quality": markdown_table(
             ("lacks", "rows"), [*frozen.quality.reasons.items()] if frozen.quality else []
         ),
-        "left out": markdown_table(
-            ("reason", "rows"),
-            [*read.excluded.items(), *((q.reason, q.trajectory_id) for q in read.quarantined)],
-        ),
+        "left out": markdown_table(("reason", "rows"), [*read.excluded.items()]),
+        "quarantine reasons": table(REASONS, _reasons(read.quarantined)),
     }
+
+
+def _reasons(quarantined: Sequence[QuarantinedRow]) -> list[tuple[str, int, str, str]]:
+    """Returns reason, rows, and an example with its detail, the most frequent reason first."""
+    count = Counter(row.reason for row in quarantined)
+    example = {row.reason: row for row in reversed(quarantined)}
+    return [
+        (reason, rows, example[reason].trajectory_id, example[reason].detail)
+        for reason, rows in sorted(count.items(), key=lambda item: (-item[1], item[0]))
+    ]
