@@ -105,6 +105,11 @@ class TrainingRunFields(BaseSettings):
         ge=0,
         description="Newer live versions than the one that answered a call, at most. Unset: any number.",
     )
+    training_credit: Literal["decision", "episode"] = Field(
+        "decision",
+        description="decision: an answer is paid for its own decision's orders, where the scorer rewards "
+        "decisions (pnl). episode: for all of its agent's hour.",
+    )
     grouping: Literal["window", "resample"] = Field(
         "window",
         description="What is compared: all agents of a window, or several new answers of the parent to each "

@@ -75,7 +75,7 @@ class BranchTraining:
 
 def side_rules(settings: Settings) -> BatchRules:
     """What a side branch needs: two episodes, of calls that the settings take."""
-    return replace(SIDE_RULES, takes=eligibility(settings))
+    return replace(SIDE_RULES, takes=eligibility(settings), credit=settings.training_credit)
 
 
 def branch_of(window_id: str) -> str:

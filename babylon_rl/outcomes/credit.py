@@ -155,4 +155,6 @@ async def load_resolutions(
 
 
 def _of_horizon(values: Sequence[OrderValue], horizon: str) -> set[OrderValue]:
-    return {value for value in values if value.horizon == horizon}
+    """What was paid: how a value is shared between opening and closing an order is no part of it."""
+    paid = (value for value in values if value.horizon == horizon)
+    return {msgspec.structs.replace(value, closed_at=None, held=None) for value in paid}

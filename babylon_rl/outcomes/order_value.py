@@ -35,6 +35,21 @@ class OrderValue(msgspec.Struct, frozen=True, kw_only=True):
     matured: bool
     """Whether the horizon has passed in what is recorded, so that the value is final."""
     liquidated: bool
+    closed_at: datetime | None = None
+    """When the agent closed it, or sold of it last, if that was before the horizon."""
+    held: float | None = None
+    """USD that it would have been worth at the horizon, had the agent not closed it; None if the agent did
+    not, or if the horizon has not passed."""
+
+    @property
+    def opening(self) -> float:
+        """USD that the decision to open it made: what came of closing it early is another decision's."""
+        return (self.value if self.held is None else self.held) or 0.0
+
+    @property
+    def closing(self) -> float:
+        """USD that the decision to close it made against holding it; adds up to the value with `opening`."""
+        return (self.value or 0.0) - self.opening
 
 
 class Clock(msgspec.Struct, frozen=True):

@@ -101,32 +101,11 @@ def price_perpetuals(
         clock: How far time has come.
         funding: What positions pay for being held; by default only what the game recorded.
     """
-    values = []
-    for order in orders:
-        path = paths.get(order.organization_id, EMPTY_PATH)
-        for horizon, length in HORIZONS.items():
-            end = order.opened_at + length
-            closed = order.closed_at is not None and order.closed_at <= end
-            if order.closed_at is not None and closed:
-                end = max(order.opened_at, order.closed_at)
-            worth = _worth(order, path.between(order.opened_at, end), _funding(order, end, closed, funding))
-            values.append(
-                OrderValue(
-                    order_id=order.order_id,
-                    agent_id=order.agent_id,
-                    window_id=windows.window_id_at(order.opened_at),
-                    kind=PERPETUAL,
-                    instrument=order.ticker,
-                    side=order.side,
-                    size=order.size,
-                    opened_at=order.opened_at,
-                    horizon=horizon,
-                    value=worth.value if worth else None,
-                    matured=clock.has_passed(end),
-                    liquidated=worth.liquidated if worth else False,
-                )
-            )
-    return values
+    return [
+        _value_at(order, paths.get(order.organization_id, EMPTY_PATH), horizon, clock, funding)
+        for order in orders
+        for horizon in HORIZONS
+    ]
 
 
 async def load_perpetual_orders(
@@ -147,6 +126,37 @@ async def load_price_paths(
         )
         for row in rows
     }
+
+
+def _value_at(
+    order: PerpOrder, path: PricePath, horizon: str, clock: Clock, funding: FundingRule | None
+) -> OrderValue:
+    reached = end = order.opened_at + HORIZONS[horizon]
+    closed = order.closed_at is not None and order.closed_at <= end
+    if order.closed_at is not None and closed:
+        end = max(order.opened_at, order.closed_at)
+    worth = _worth(order, path.between(order.opened_at, end), _funding(order, end, closed, funding))
+    early = closed and end < reached and worth is not None and not worth.liquidated
+    held = None
+    if early and clock.has_passed(reached):
+        prices = path.between(order.opened_at, reached)
+        held = _worth(order, prices, _funding(order, reached, False, funding))
+    return OrderValue(
+        order_id=order.order_id,
+        agent_id=order.agent_id,
+        window_id=windows.window_id_at(order.opened_at),
+        kind=PERPETUAL,
+        instrument=order.ticker,
+        side=order.side,
+        size=order.size,
+        opened_at=order.opened_at,
+        horizon=horizon,
+        value=worth.value if worth else None,
+        matured=clock.has_passed(end),
+        liquidated=worth.liquidated if worth else False,
+        closed_at=end if early else None,
+        held=held.value if held else None,
+    )
 
 
 def _order(row: asyncpg.Record, aliases: TickerAliases) -> PerpOrder:

@@ -104,13 +104,16 @@ async def load_prediction_orders(
 
 
 def _value_at(order: PredictionOrder, path: PoolPath | None, horizon: str, clock: Clock) -> OrderValue:
-    end = order.opened_at + HORIZONS[horizon] if horizon in HORIZONS else None
-    sold_out = _sold_out(order)
-    if sold_out is not None and (end is None or sold_out < end):
-        end = sold_out
+    reached = order.opened_at + HORIZONS[horizon] if horizon in HORIZONS else None
     resolved_at = path.resolved_at if path is not None and path.answer is not None else None
-    if resolved_at is not None and (end is None or resolved_at <= end):
-        end = max(resolved_at, order.opened_at)
+    if resolved_at is not None and (reached is None or resolved_at <= reached):
+        reached = max(resolved_at, order.opened_at)
+    sold_out = _sold_out(order)
+    end = sold_out if sold_out is not None and (reached is None or sold_out < reached) else reached
+    closed_at = max((sale.at for sale in order.sales if reached is None or sale.at < reached), default=None)
+    held = None
+    if closed_at is not None and reached is not None and clock.has_passed(reached) and path is not None:
+        held = _worth(msgspec.structs.replace(order, sales=()), path, reached)
     return OrderValue(
         order_id=order.order_id,
         agent_id=order.agent_id,
@@ -124,6 +127,8 @@ def _value_at(order: PredictionOrder, path: PoolPath | None, horizon: str, clock
         value=_worth(order, path, end) if path is not None and end is not None else None,
         matured=end is not None and clock.has_passed(end),
         liquidated=False,
+        closed_at=closed_at,
+        held=held,
     )
 
 

@@ -76,22 +76,23 @@ __all__ = [
 
 _FIELDS = (
     *("order_id", "horizon", "agent_id", "window_id", "kind", "instrument", "side", "size"),
-    *("opened_at", "value", "matured", "liquidated"),
+    *("opened_at", "value", "matured", "liquidated", "closed_at", "held"),
 )
 _COLUMNS = ", ".join(_FIELDS)
 _UPSERT = f"""
 INSERT INTO rl.order_value AS o ({_COLUMNS}, valued_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now())
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, now())
 ON CONFLICT (order_id, horizon) DO UPDATE
    SET agent_id = excluded.agent_id, window_id = excluded.window_id, kind = excluded.kind,
        instrument = excluded.instrument, side = excluded.side, size = excluded.size,
        opened_at = excluded.opened_at, value = excluded.value, matured = excluded.matured,
-       liquidated = excluded.liquidated, valued_at = excluded.valued_at
+       liquidated = excluded.liquidated, closed_at = excluded.closed_at, held = excluded.held,
+       valued_at = excluded.valued_at
  WHERE (o.agent_id, o.window_id, o.kind, o.instrument, o.side, o.size, o.opened_at, o.value, o.matured,
-        o.liquidated)
+        o.liquidated, o.closed_at, o.held)
        IS DISTINCT FROM (excluded.agent_id, excluded.window_id, excluded.kind, excluded.instrument,
                          excluded.side, excluded.size, excluded.opened_at, excluded.value, excluded.matured,
-                         excluded.liquidated)
+                         excluded.liquidated, excluded.closed_at, excluded.held)
 """
 
 

@@ -42,7 +42,7 @@ SELECT score.window_id, score.agent_id, score.scorer, score.reward, score.advant
 """
 _ORDERS = """
 SELECT order_id, horizon, agent_id, window_id, kind, instrument, side, size, opened_at, value, matured,
-       liquidated, valued_at
+       liquidated, closed_at, held, valued_at
   FROM rl.order_value WHERE window_id BETWEEN $1 AND $2 ORDER BY opened_at, order_id, horizon
 """
 _SELECTED = """

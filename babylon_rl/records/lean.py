@@ -60,6 +60,8 @@ class LeanStep(msgspec.Struct, rename="camel", kw_only=True, gc=False):
     """One decision."""
 
     step_number: int
+    timestamp: Number | None
+    """Milliseconds since 1970 in UTC."""
     environment_state: LeanState
     llm_calls: list[LeanCall]
     action: LeanAction
@@ -115,6 +117,7 @@ def _lean(step: Step) -> LeanStep:
     state, action = step.environment_state, step.action
     return LeanStep(
         step_number=step.step_number,
+        timestamp=step.timestamp,
         environment_state=LeanState(
             agent_balance=state.agent_balance,
             agent_pnl=state.agent_pnl,

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 import msgspec
 import numpy as np
 
-from babylon_rl.scoring.groups import SCORED, ScoredGroup
+from babylon_rl.scoring.groups import SCORED, Member, ScoredGroup
 from babylon_rl.windows import window_range
 
 MIN_WINDOWS = 6
@@ -126,11 +126,17 @@ def _residual(group: ScoredGroup, effects: dict[str, float]) -> ScoredGroup:
         return group
     own = np.array([effects.get(member.agent_id, 0.0) for member in group.members])
     shift = (own - own.mean()) * (own.size / (own.size - 1))
-    members = [
-        msgspec.structs.replace(member, advantage=member.advantage - float(part))
-        for member, part in zip(group.members, shift, strict=True)
-    ]
+    members = [_less(member, float(part)) for member, part in zip(group.members, shift, strict=True)]
     return msgspec.structs.replace(group, members=members)
+
+
+def _less(member: Member, part: float) -> Member:
+    """The member without a part of its advantage; an hour's part is that of its decisions in equal shares."""
+    decisions = [
+        msgspec.structs.replace(one, advantage=one.advantage - part / len(member.decisions))
+        for one in member.decisions
+    ]
+    return msgspec.structs.replace(member, advantage=member.advantage - part, decisions=decisions)
 
 
 def _matured(window_id: str, horizon: str | None) -> datetime:

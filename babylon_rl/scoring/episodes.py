@@ -4,18 +4,22 @@ A row of the game is one tick of an agent, who may have 60 of them in an hour; a
 hour.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from babylon_rl.outcomes.pricing import OrderValue
+from babylon_rl.outcomes.order_value import OrderValue, milliseconds
 from babylon_rl.records.lean import LeanAction, LeanCall, LeanStep, LeanTrajectory
 from babylon_rl.records.reader import WindowRead
 from babylon_rl.records.steps import Action, LlmCall, Step
 from babylon_rl.records.trajectory import RecordedTrajectory
+from babylon_rl.windows import window_range
 
 PENDING = "pending"
 INVALID = "invalid"
@@ -43,6 +47,15 @@ ORDER_ACTIONS = frozenset(
     }
 )
 """Action types that ask the market for something, in lower case, over all known writers."""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What one step of an episode did, and what came of it."""
+
+    pnl: float
+    """USD at the horizon: of the orders that it opened, and what closing others early made against holding
+    them."""
+    invalid: bool
 
 
 class Episode(msgspec.Struct, kw_only=True):
@@ -77,6 +90,8 @@ class Episode(msgspec.Struct, kw_only=True):
     """Orders whose horizon has not passed in the recorded prices."""
     unpriced_orders: int
     """Orders that no rule of the game gives a value to."""
+    decisions: list[Decision] = []
+    """One per step, in order; empty if the orders were not valued."""
     lean_trainable: bool = False
     """In the lean view: whether a call that can be trained was recorded."""
 
@@ -161,7 +176,30 @@ def _episode(
         losses=sum(value < 0 for value in known),
         pending_orders=sum(not order.matured for order in orders or ()),
         unpriced_orders=sum(order.value is None for order in orders or ()),
+        decisions=_decisions(window_id, steps, orders) if orders is not None else [],
     )
+
+
+def _decisions(
+    window_id: str, steps: Sequence[Step | LeanStep], orders: Sequence[OrderValue]
+) -> list[Decision]:
+    """What each step opened and closed: an order is the doing of the last step that had begun by then."""
+    pnl = np.zeros(len(steps))
+    times = np.array([math.nan if step.timestamp is None else float(step.timestamp) for step in steps])
+    if np.isfinite(times).all():
+        by_time, end = np.argsort(times, kind="stable"), window_range(window_id)[1]
+        for order in orders:
+            pnl[_step_at(order.opened_at, times, by_time)] += order.opening
+            if order.closed_at is not None and order.closed_at < end:
+                pnl[_step_at(order.closed_at, times, by_time)] += order.closing
+    elif steps:  # nobody knows which step did what
+        pnl += sum(order.value or 0.0 for order in orders) / len(steps)
+    return [Decision(float(part), is_invalid(step.action)) for part, step in zip(pnl, steps, strict=True)]
+
+
+def _step_at(moment: datetime, times: np.ndarray, by_time: np.ndarray) -> int:
+    place = np.searchsorted(times[by_time], milliseconds(moment), side="right") - 1
+    return int(by_time[max(0, place)])
 
 
 def _is_trade(action: Action | LeanAction) -> bool:

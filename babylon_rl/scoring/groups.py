@@ -14,16 +14,23 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from babylon_rl.records.steps import LlmCall
+from babylon_rl.records.steps import LlmCall, Step
 from babylon_rl.records.trajectory import RecordedTrajectory
 from babylon_rl.scoring.episodes import Episode
 from babylon_rl.scoring.local import PNL, Named, Score, Scorer, ScoringError
+from babylon_rl.scoring.reward_statistics import SMALLEST_SPREAD, correlation, spearman, variance_shares
 
 SCORED, THIN, EMPTY, NO_SPREAD, IMMATURE = "scored", "thin", "empty", "no_spread", "immature"
 UNJUDGED = "unjudged"
 """A judge or a reward function failed: to be repeated, and never trained."""
-SMALLEST_SPREAD = 1e-9
-"""Rewards closer together than this differ by rounding only."""
+
+
+class RewardedDecision(msgspec.Struct, frozen=True):
+    """One step of a member's hour."""
+
+    reward: float
+    advantage: float
+    """Reward minus the mean reward of all decisions of the other members."""
 
 
 class Member(msgspec.Struct, kw_only=True):
@@ -48,6 +55,16 @@ class Member(msgspec.Struct, kw_only=True):
     wins: int
     losses: int
     unpriced_orders: int
+    decisions: list[RewardedDecision] = msgspec.field(default_factory=list)
+    """One per step, in order; empty if the scorer only rewards whole hours."""
+    call_decisions: list[int] = msgspec.field(default_factory=list)
+    """For each of `calls`, the place of its step in `decisions`; empty where these are."""
+
+    def advantages_of_calls(self) -> list[float]:
+        """The advantage of the decision that each call was made for, else the whole hour's."""
+        if not self.call_decisions:
+            return [self.advantage] * len(self.calls)
+        return [self.decisions[place].advantage for place in self.call_decisions]
 
 
 class ScoredGroup(msgspec.Struct, kw_only=True):
@@ -149,8 +166,8 @@ def group_of(
     shares = variance_shares([by_agent[e.agent_id] for e in ordered]) if has_spread else {}
     pnl_share = shares.get(PNL)
     if pnl_share is None and has_spread:
-        correlation = _correlation(rewards[known], pnl[known])
-        pnl_share = None if correlation is None else correlation**2
+        together = correlation(rewards[known], pnl[known])
+        pnl_share = None if together is None else together**2
     return ScoredGroup(
         window_id=ordered[0].window_id,
         status=SCORED if has_spread else NO_SPREAD,
@@ -160,8 +177,13 @@ def group_of(
         agents=len(ordered),
         horizon=ordered[0].horizon,
         members=[
-            _member(episode, by_agent[episode.agent_id], advantage)
-            for episode, advantage in zip(ordered, leave_one_out(rewards), strict=True)
+            _member(episode, by_agent[episode.agent_id], advantage, decisions)
+            for episode, advantage, decisions in zip(
+                ordered,
+                leave_one_out(rewards),
+                reward_decisions([by_agent[episode.agent_id].decisions for episode in ordered]),
+                strict=True,
+            )
         ],
         reward_mean=float(rewards.mean()),
         reward_std=float(rewards.std()),
@@ -184,7 +206,8 @@ def with_calls(group: ScoredGroup, trajectories: Iterable[RecordedTrajectory]) -
     for member in group.members:
         steps = [step for trajectory_id in member.trajectory_ids for step in rows[trajectory_id].steps]
         calls = [call for step in steps for call in step.llm_calls]
-        members.append(msgspec.structs.replace(member, calls=calls))
+        places = _places(steps) if member.decisions else []
+        members.append(msgspec.structs.replace(member, calls=calls, call_decisions=places))
     return msgspec.structs.replace(group, members=members)
 
 
@@ -196,26 +219,20 @@ def leave_one_out(rewards: np.ndarray) -> np.ndarray:
     return (rewards - rewards.mean()) * (n / (n - 1))
 
 
-def variance_shares(scores: Sequence[Score]) -> dict[str, float]:
-    """Returns how much of the rewards' variance each component makes: `Cov(component, reward) / Var(reward)`.
+def reward_decisions(rewards: Sequence[Sequence[float]]) -> list[list[RewardedDecision]]:
+    """Returns each member's decisions with their advantages; nothing where a member has none.
 
-    The shares add up to 1; a component that works against the others has a negative one. Empty if the
-    components do not add up to the rewards.
+    Args:
+        rewards: Of every decision, by member; at least two members.
     """
-    rewards = np.array([score.reward for score in scores])
-    names = sorted({name for score in scores for name in score.components})
-    parts = np.array([[score.components.get(name, 0.0) for score in scores] for name in names])
-    if not names or rewards.var() == 0 or not np.allclose(parts.sum(axis=0), rewards, atol=1e-9):
-        return {}
-    centred = rewards - rewards.mean()
-    return {
-        name: float(part @ centred / (centred @ centred)) for name, part in zip(names, parts, strict=True)
-    }
-
-
-def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Returns the rank correlation of two arrays of shape `(n,)`, ties at their mean; None if undefined."""
-    return _correlation(_ranks(first), _ranks(second))
+    if not all(rewards):
+        return [[] for _ in rewards]
+    totals, counts = np.array([sum(own) for own in rewards]), np.array([len(own) for own in rewards])
+    baselines = (totals.sum() - totals) / (counts.sum() - counts)
+    return [
+        [RewardedDecision(reward, float(reward - baseline)) for reward in own]
+        for own, baseline in zip(rewards, baselines, strict=True)
+    ]
 
 
 def to_records(group: ScoredGroup) -> list[dict[str, Any]]:
@@ -243,7 +260,7 @@ def _checked(episodes: Sequence[Episode], scores: Iterable[Score]) -> dict[str, 
     return by_agent
 
 
-def _member(episode: Episode, score: Score, advantage: float) -> Member:
+def _member(episode: Episode, score: Score, advantage: float, decisions: list[RewardedDecision]) -> Member:
     return Member(
         agent_id=episode.agent_id,
         reward=score.reward,
@@ -262,16 +279,11 @@ def _member(episode: Episode, score: Score, advantage: float) -> Member:
         wins=episode.wins,
         losses=episode.losses,
         unpriced_orders=episode.unpriced_orders,
+        decisions=decisions,
+        call_decisions=_places(episode.steps) if decisions else [],
     )
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[position]
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-    if first.size < 2 or np.ptp(first) <= SMALLEST_SPREAD or np.ptp(second) <= SMALLEST_SPREAD:
-        return None
-    return float(np.corrcoef(first, second)[0, 1])
+def _places(steps: Iterable[Step]) -> list[int]:
+    """For each call of the steps, in order, the place of its step."""
+    return [place for place, step in enumerate(steps) for _ in step.llm_calls]

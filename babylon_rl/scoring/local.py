@@ -31,6 +31,8 @@ class Score(msgspec.Struct, frozen=True):
     reward: float
     components: dict[str, float]
     """Parts that add up to the reward; a judge that has no such parts leaves them out."""
+    decisions: list[float] = []
+    """What each of the episode's decisions is rewarded with by itself; empty if nothing tells."""
 
 
 class Named(Protocol):
@@ -119,6 +121,10 @@ class PnlScorer:
         one
             liquidation or windfall does not rule the group. Narrowed as long as it would make all returns
             equal.
+
+    Every decision has a reward of its own beside its episode's: the return of the orders that it opened, and
+    of those that it closed early against holding them, winsorised over the window's decisions; an invalid one
+    costs the penalty.
     """
 
     name = "pnl"
@@ -135,17 +141,41 @@ class PnlScorer:
     def score(self, episodes: Sequence[Episode]) -> list[Score]:
         """Returns one score per episode; an unknown P&L counts as zero."""
         returns = winsorise(window_returns(episodes), self.winsor)
-        return [
-            _sum(episode, {PNL: float(part), "invalid": -self.invalid_penalty * episode.invalid_share})
+        parts = [
+            {PNL: float(part), "invalid": -self.invalid_penalty * episode.invalid_share}
             for episode, part in zip(episodes, returns, strict=True)
         ]
+        return [
+            Score(episode.agent_id, math.fsum(components.values()), components, decisions)
+            for episode, components, decisions in zip(episodes, parts, self._decisions(episodes), strict=True)
+        ]
+
+    def _decisions(self, episodes: Sequence[Episode]) -> list[list[float]]:
+        """Rewards of the decisions of each episode; none at all where an episode's orders were not valued."""
+        counts = [len(episode.decisions) for episode in episodes]
+        if not all(counts):
+            return [[] for _ in episodes]
+        equities = np.repeat(start_equities(episodes), counts)
+        made = [decision for episode in episodes for decision in episode.decisions]
+        returns = np.clip(np.array([decision.pnl for decision in made]) / equities, -1.0, 1.0)
+        invalid = np.array([decision.invalid for decision in made])
+        # As many are pulled in as of the hours: a window's few large orders are what there is to learn.
+        share = self.winsor * len(episodes) / len(made)
+        rewards = winsorise(returns, share) - self.invalid_penalty * invalid
+        return [part.tolist() for part in np.split(rewards, np.cumsum(counts)[:-1])]
 
 
 def window_returns(episodes: Sequence[Episode]) -> np.ndarray:
-    """Attributed P&L over start equity, clipped to [-1, 1], shape `(episodes,)`.
+    """Attributed P&L over start equity, clipped to [-1, 1], shape `(episodes,)`."""
+    pnl = np.array([episode.attributed_pnl or 0.0 for episode in episodes])
+    return np.clip(pnl / start_equities(episodes), -1.0, 1.0)
 
-    An agent whose start equity is unknown or not positive is measured by the median of the others, or by what
-    the game gives a new agent.
+
+def start_equities(episodes: Sequence[Episode]) -> np.ndarray:
+    """USD of each agent at its first step, all positive, shape `(episodes,)`.
+
+    Where it is unknown or not positive, the median of the others stands for it, or what the game gives a new
+    agent.
     """
     equities = [
         equity if (equity := episode.start_equity) is not None and equity > 0 else math.nan
@@ -153,9 +183,7 @@ def window_returns(episodes: Sequence[Episode]) -> np.ndarray:
     ]
     known = [equity for equity in equities if math.isfinite(equity)]
     typical = float(np.median(known)) if known else DEFAULT_EQUITY
-    pnl = [episode.attributed_pnl or 0.0 for episode in episodes]
-    returns = np.array(pnl) / np.nan_to_num(np.array(equities), nan=typical, posinf=typical)
-    return np.clip(returns, -1.0, 1.0)
+    return np.nan_to_num(np.array(equities), nan=typical, posinf=typical)
 
 
 def winsorise(values: np.ndarray, share: float) -> np.ndarray:

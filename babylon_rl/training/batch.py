@@ -9,7 +9,7 @@ batch never changes: building it again returns the frozen one and says what is n
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 
@@ -61,6 +61,9 @@ class BatchRules:
     min_episodes: int = 100
     signal: SignalRules = SignalRules()
     takes: Eligibility = Eligibility()
+    credit: Literal["decision", "episode"] = "decision"
+    """``decision`` trains a call with the advantage of the decision it was made for, where the scorer rewards
+    decisions; ``episode`` trains all calls of an agent's hour with the hour's."""
 
 
 async def build_batch(
@@ -116,7 +119,7 @@ async def _build(
     groups = [from_records(store.get(row["group_uri"])) for row in await rl.fetch(_GROUPS, list(window_ids))]
     evidence = await gather(rl, groups, rules.takes, wanted)
     groups = evidence.groups
-    selection = _select(groups, rules.takes, evidence.behind)
+    selection = _select(groups, rules, evidence.behind)
     found = diagnose(groups, selection.episodes) | evidence.figures
     leaks = [leak for group in groups for leak in await _scan_group(rl, group, selection)]
     reason = _refusal(groups, selection, leaks, rules) or weak_signal(found, rules.signal)
@@ -145,19 +148,21 @@ class _Selection:
     versions: Counter[str] = field(default_factory=Counter)
 
 
-def _select(groups: Iterable[ScoredGroup], takes: Eligibility, behind: Mapping[str, int]) -> _Selection:
+def _select(groups: Iterable[ScoredGroup], rules: BatchRules, behind: Mapping[str, int]) -> _Selection:
     selection = _Selection()
     for group in groups:
         if group.status != SCORED:
             continue
         for member in group.members:
             calls = []
-            for call in member.calls:
-                if reason := why_not(call, member.advantage, takes, behind):
+            decided = rules.credit == "decision" and bool(member.call_decisions)
+            for call, advantage in zip(member.calls, member.advantages_of_calls(), strict=True):
+                paid = advantage if decided else member.advantage
+                if reason := why_not(call, paid, rules.takes, behind):
                     selection.dropped[reason] += 1
                 else:
                     selection.versions[str(call.policy_version or call.model)] += 1
-                    calls.append(call_record(call))
+                    calls.append(call_record(call, paid if decided else None))
             if calls:
                 selection.episodes.append(member_record(group.window_id, member, calls))
     return selection

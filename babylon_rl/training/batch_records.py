@@ -121,8 +121,12 @@ def describe(summary: dict[str, Any], uri: str) -> TrainingBatch:
     return TrainingBatch(**known, sha256=sha256, uri=uri)
 
 
-def call_record(call: LlmCall) -> dict[str, Any]:
-    """What is stored of a call: nothing that is not trained."""
+def call_record(call: LlmCall, advantage: float | None = None) -> dict[str, Any]:
+    """What is stored of a call: nothing that is not trained.
+
+    Args:
+        advantage: Of the decision that it was made for, if that has one.
+    """
     messages = [{"role": message["role"], "content": message["content"]} for message in call.chat_messages()]
     return {
         "messages": messages,
@@ -131,6 +135,7 @@ def call_record(call: LlmCall) -> dict[str, Any]:
         "logprobs": call.logprobs if call.has_tokens else [],
         "finish_reason": call.finish_reason or "stop",
         "policy_version": call.policy_version,
+        **({} if advantage is None else {"advantage": advantage}),
     }
 
 
@@ -154,6 +159,7 @@ def _episode(record: dict[str, Any]) -> TrainableEpisode:
             token_ids=call["token_ids"],
             logprobs=call["logprobs"],
             finish_reason=call["finish_reason"],
+            advantage=call.get("advantage"),
         )
         for call in record["calls"]
     ]

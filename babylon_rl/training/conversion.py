@@ -35,6 +35,8 @@ class TrainableCall:
     logprobs: Sequence[float]
     """Empty where nobody recorded them."""
     finish_reason: str
+    advantage: float | None = None
+    """Of the decision that the call was made for; None where only the whole episode has one."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class TrainableEpisode:
 def to_art_groups(
     episodes: Iterable[TrainableEpisode], tokenizer: "PreTrainedTokenizerBase | None" = None
 ) -> "list[art.TrajectoryGroup]":
-    """One ART group per window, in the order in which the windows first appear.
+    """One ART group per window, in the order in which the windows first appear; a trajectory holds the calls
+    of an episode that share an advantage.
 
     Args:
         tokenizer: Of the model that is trained; reads text without log-probabilities.
@@ -69,21 +72,32 @@ def to_art_groups(
         calls = [read for call in episode.calls if (read := _with_tokens(call, tokenizer)) is not None]
         if not calls:
             continue
-        histories = [_messages_and_choice(call) for call in calls]
-        windows.setdefault(episode.window_id, []).append(
-            art.Trajectory(
-                messages_and_choices=histories[0],
-                additional_histories=[
-                    art.trajectories.History(messages_and_choices=h) for h in histories[1:]
-                ],
-                reward=episode.advantage,
-                metadata={"agent_id": episode.agent_id},
+        for advantage, together in _by_advantage(episode, calls).items():
+            histories = [_messages_and_choice(call) for call in together]
+            windows.setdefault(episode.window_id, []).append(
+                art.Trajectory(
+                    messages_and_choices=histories[0],
+                    additional_histories=[
+                        art.trajectories.History(messages_and_choices=h) for h in histories[1:]
+                    ],
+                    reward=advantage,
+                    metadata={"agent_id": episode.agent_id},
+                )
             )
-        )
     return [
         art.TrajectoryGroup(trajectories, metadata={"window_id": window})
         for window, trajectories in windows.items()
     ]
+
+
+def _by_advantage(
+    episode: TrainableEpisode, calls: Sequence[TrainableCall]
+) -> dict[float, list[TrainableCall]]:
+    """ART gives a trajectory one advantage: calls of decisions with different ones are trajectories apart."""
+    parts: dict[float, list[TrainableCall]] = {}
+    for call in calls:
+        parts.setdefault(episode.advantage if call.advantage is None else call.advantage, []).append(call)
+    return parts
 
 
 def _with_tokens(call: TrainableCall, tokenizer: "PreTrainedTokenizerBase | None") -> TrainableCall | None:

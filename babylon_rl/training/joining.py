@@ -68,16 +68,18 @@ async def join_calls(rl: asyncpg.Connection, groups: Sequence[ScoredGroup], *, u
         captured = _Captured(await rl.fetch(_CAPTURED, ids, list(set(digests.values()))))
         members = []
         for member in group.members:
-            calls = []
-            for call in member.calls:
+            kept: dict[int, LlmCall] = {}
+            for place, call in enumerate(member.calls):
                 how, row = captured.of(call, digests[id(call)], member.agent_id, used)
                 joined.found[how] += 1
-                kept, reason = _checked(call, how, row, digests[id(call)], member.agent_id, used, unconfirmed)
-                if kept is None:
+                known, reason = _checked(
+                    call, how, row, digests[id(call)], member.agent_id, used, unconfirmed
+                )
+                if known is None:
                     joined.dropped[reason] += 1
                 else:
-                    calls.append(kept)
-            members.append(_with(member, calls))
+                    kept[place] = known
+            members.append(_with(member, kept))
         joined.groups.append(msgspec.structs.replace(group, members=members))
     return joined
 
@@ -163,6 +165,10 @@ def _digest(call: LlmCall) -> str:
     return content_sha256(call.chat_messages(), call.response)
 
 
-def _with(member: Member, calls: list[LlmCall]) -> Member:
-    trainable = any(call.has_tokens for call in calls)
-    return msgspec.structs.replace(member, calls=calls, trainable=trainable)
+def _with(member: Member, kept: dict[int, LlmCall]) -> Member:
+    """The member with the calls that are left, by their old places."""
+    trainable = any(call.has_tokens for call in kept.values())
+    decisions = [member.call_decisions[place] for place in kept] if member.call_decisions else []
+    return msgspec.structs.replace(
+        member, calls=list(kept.values()), call_decisions=decisions, trainable=trainable
+    )

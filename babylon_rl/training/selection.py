@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from babylon_rl.scoring.dropout import MOST, dropout_rate, kept_agents, lot
-from babylon_rl.scoring.groups import SCORED, Member, ScoredGroup, leave_one_out
+from babylon_rl.scoring.groups import SCORED, Member, ScoredGroup, leave_one_out, reward_decisions
 
 FEW_AGENTS, FEW_ACTIONS, DROPPED_OUT, FORGOTTEN = "few_agents", "few_actions", "dropout", "without_agent"
 OVER_CAP = "batch_size"
@@ -68,9 +68,10 @@ def _without(group: ScoredGroup, agents: tuple[str, ...], dropped: Counter[str])
     if len(members) < 2:
         return msgspec.structs.replace(group, members=[], agents=len(members), status="thin")
     advantages = leave_one_out(np.array([member.reward for member in members]))
+    decisions = reward_decisions([[one.reward for one in member.decisions] for member in members])
     renewed = [
-        msgspec.structs.replace(member, advantage=float(advantage))
-        for member, advantage in zip(members, advantages, strict=True)
+        msgspec.structs.replace(member, advantage=float(advantage), decisions=own)
+        for member, advantage, own in zip(members, advantages, decisions, strict=True)
     ]
     return msgspec.structs.replace(
         group, members=renewed, agents=group.agents - len(group.members) + len(members)

@@ -159,7 +159,10 @@ async def test_what_was_sold_counts_with_what_it_brought(market):
     await add_trade(market, action="close", amount=60.0, price=1.5, executedAt=at(20))
     values = await value(market)
     _, proceeds = sold(AFTER, True, SHARES - 40)
-    assert values[order, "1h"].value == pytest.approx((60 + proceeds) * NET - 100, abs=1e-4)
+    one = values[order, "1h"]
+    assert one.value == pytest.approx((60 + proceeds) * NET - 100, abs=1e-4)
+    assert one.closed_at == at(20) and one.held == pytest.approx(99.9 * NET - 100, abs=1e-4)
+    assert one.opening + one.closing == pytest.approx(one.value)
 
 
 async def test_inherited_shares_are_sold_first_and_are_no_orders_of_the_window(market):

@@ -74,6 +74,30 @@ async def test_an_order_closed_earlier_is_worth_what_it_was_then(market):
     assert values[order, "24h"].matured
 
 
+async def test_closing_early_has_a_value_of_its_own(market):
+    order = await add_order(market, openedAt=at(5), closedAt=at(25))
+    late = await add_order(market, openedAt=at(5), closedAt=at(65))
+    await add_price(market, 103, at(25))
+    await add_price(market, 98, at(64))
+    soon = await value(market, at(50))
+    assert (soon[order, "1h"].held, soon[order, "1h"].opening) == (None, pytest.approx(14))
+    await add_price(market, 98, LATER)
+    one = (await value(market))[order, "1h"]
+    assert one.closed_at == at(25) and one.value == pytest.approx(14)
+    assert one.opening == one.held == pytest.approx(-11), "held, it would have lost"
+    assert one.opening + one.closing == pytest.approx(one.value) and one.closing == pytest.approx(25)
+    at_the_horizon = (await value(market))[late, "1h"]
+    assert at_the_horizon.closed_at is None and at_the_horizon.closing == 0
+
+
+async def test_what_the_engine_liquidated_nobody_closed(market):
+    order = await add_order(market, closedAt=at(21))
+    await add_price(market, 90.9, at(20))
+    await add_price(market, 130, LATER)
+    one = (await value(market))[order, "1h"]
+    assert (one.liquidated, one.closed_at, one.closing) == (True, None, 0)
+
+
 @pytest.mark.parametrize(
     ("opened", "counts"),
     [(at(0), True), (at(60) - timedelta(milliseconds=1), True), (at(60), False), (at(-0.001), False)],

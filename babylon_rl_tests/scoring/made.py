@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from babylon_rl.outcomes.pricing import OrderValue
+from babylon_rl.records.lean import LeanTrajectory
 from babylon_rl.records.reader import WindowRead
 from babylon_rl.records.steps import decode_steps
 from babylon_rl.records.trajectory import RecordedTrajectory
@@ -32,8 +33,8 @@ def trajectory(agent: str, steps: list[dict], minute: float = 5, **values: Any) 
     return RecordedTrajectory(**row | values)
 
 
-def window(*trajectories: RecordedTrajectory) -> WindowRead:
-    return WindowRead(WINDOW, list(trajectories), {}, [])
+def window(*trajectories: RecordedTrajectory | LeanTrajectory) -> WindowRead[Any]:
+    return WindowRead[Any](WINDOW, list(trajectories), {}, [])
 
 
 def order(agent: str, value: float | None, horizon: str = "1h", **values: Any) -> OrderValue:

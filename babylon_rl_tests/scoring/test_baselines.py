@@ -1,10 +1,11 @@
 """The agents' effects: what they remove, what they leave alone, and that nothing looks ahead."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from babylon_rl.scoring.baselines import Earlier, agent_effects, without_effects
-from babylon_rl.scoring.groups import ScoredGroup, group_of, leave_one_out
+from babylon_rl.scoring.groups import RewardedDecision, ScoredGroup, group_of, leave_one_out
 from babylon_rl.scoring.local import Score
 from babylon_rl_tests.scoring.made import episode
 
@@ -82,3 +83,22 @@ def test_few_windows_change_nothing() -> None:
     groups, history, _ = played(spread=2.0)
     changed, figures = without_effects(groups[:6], history)
     assert changed == groups[:6] and figures == {"baseline/windows_with_effects": 0.0}
+
+
+def test_an_hours_effect_is_taken_from_its_decisions_in_equal_shares() -> None:
+    groups, history, _ = played(spread=2.0)
+    split = [
+        msgspec.structs.replace(
+            group,
+            members=[
+                msgspec.structs.replace(m, decisions=[RewardedDecision(0.0, m.advantage / 4)] * 4)
+                for m in group.members
+            ],
+        )
+        for group in groups
+    ]
+    changed, _ = without_effects(split, history)
+    for group in changed:
+        for member in group.members:
+            assert sum(one.advantage for one in member.decisions) == pytest.approx(member.advantage)
+    assert advantages(changed)[24:].var() < 0.5 * advantages(groups)[24:].var()

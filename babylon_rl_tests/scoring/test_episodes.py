@@ -2,8 +2,9 @@
 
 import pytest
 
+from babylon_rl.records.lean import lean_trajectory
 from babylon_rl.scoring.episodes import build_episodes
-from babylon_rl_tests.game_rows import call, step
+from babylon_rl_tests.game_rows import at, call, step
 from babylon_rl_tests.scoring.made import order, trajectory, window
 
 
@@ -105,3 +106,48 @@ def test_agents_of_other_policies_are_not_trainable():
     )
     found = {e.agent_id: (e.trainable, e.policy_versions) for e in build_episodes(read, [])}
     assert found == {"ours": (True, ["v0.0.1"]), "foreign": (False, []), "rules": (False, [])}
+
+
+def at_minute(minute: float, kind: str = "OPEN_PERP_POSITION", **values) -> dict:
+    return step(timestamp=at(minute).timestamp() * 1000, action=act(kind), **values)
+
+
+def pnl_of(steps: list[dict], orders: list, lean: bool = False) -> list[float]:
+    row = trajectory("a", steps)
+    (only,) = build_episodes(window(lean_trajectory(row) if lean else row), orders)
+    return [decision.pnl for decision in only.decisions]
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_an_order_is_the_doing_of_the_last_step_that_had_begun(lean):
+    steps = [at_minute(20), at_minute(5), at_minute(40)]
+    orders = [
+        order("a", 10, opened_at=at(5)),
+        order("a", 3, opened_at=at(19.9)),
+        order("a", 7, opened_at=at(59)),
+        order("a", 1, opened_at=at(2)),
+        order("a", 900, "24h", opened_at=at(20)),
+    ]
+    assert pnl_of(steps, orders, lean) == [0, 14, 7]
+
+
+def test_who_closes_early_is_paid_for_what_that_changed():
+    steps = [at_minute(5), at_minute(20), at_minute(50)]
+    orders = [
+        order("a", 14, opened_at=at(5), closed_at=at(21), held=-11.0),
+        order("a", 6, opened_at=at(50), closed_at=at(70), held=2.0),
+    ]
+    assert pnl_of(steps, orders) == [-11, 25, 2], "what is closed in another hour is no decision of this one"
+
+
+def test_steps_without_times_share_what_the_hour_made():
+    steps = [at_minute(5), step(timestamp=None)]
+    assert pnl_of(steps, [order("a", 10)]) == [5, 5]
+
+
+def test_decisions_know_invalid_answers_and_need_valued_orders():
+    row = trajectory("a", [at_minute(5, "invalid"), at_minute(20, "HOLD")])
+    (only,) = build_episodes(window(row), [])
+    assert [decision.invalid for decision in only.decisions] == [True, False]
+    (fallback,) = build_episodes(window(row), None)
+    assert fallback.decisions == []

@@ -8,20 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from babylon_rl.records.lean import lean_trajectory
 from babylon_rl.records.store import ArtifactStore
+from babylon_rl.scoring.episodes import build_episodes
 from babylon_rl.scoring.groups import (
     ScoredGroup,
     from_records,
     group_of,
     leave_one_out,
+    reward_decisions,
     score_window,
-    spearman,
     to_records,
-    variance_shares,
+    with_calls,
 )
 from babylon_rl.scoring.local import HeuristicScorer, PnlScorer, Score, ScoringError
-from babylon_rl_tests.game_rows import WINDOW
-from babylon_rl_tests.scoring.made import episode
+from babylon_rl.scoring.reward_statistics import spearman, variance_shares
+from babylon_rl_tests.game_rows import WINDOW, call, step
+from babylon_rl_tests.scoring.made import episode, trajectory, window
 
 FOUR = [episode("a", 30), episode("b", -10), episode("c", 0), episode("d", 5, invalid_actions=1)]
 
@@ -158,3 +161,36 @@ def test_a_judge_without_components_is_measured_by_correlation():
     scores = [Score(e.agent_id, (e.attributed_pnl or 0) / 100 + 0.3, {}) for e in FOUR]
     group = group_of(FOUR, scores, "judge", "1")
     assert group.variance_shares == {} and group.pnl_variance_share == pytest.approx(1)
+
+
+@given(st.lists(st.lists(st.floats(-1, 1), min_size=1, max_size=6), min_size=2, max_size=6))
+def test_a_decisions_baseline_is_the_others_decisions(rewards):
+    for member, decisions in enumerate(reward_decisions(rewards)):
+        others = [reward for number, own in enumerate(rewards) if number != member for reward in own]
+        assert [one.reward for one in decisions] == rewards[member]
+        for one in decisions:
+            assert one.advantage == pytest.approx(one.reward - np.mean(others), abs=1e-9)
+
+
+def test_calls_are_paid_for_their_decisions():
+    rows = [
+        trajectory("a", [step(llmCalls=[call(), call()]), step(), step(llmCalls=[call()])]),
+        trajectory("b", [step(llmCalls=[call()])]),
+    ]
+    scores = [Score("a", 0.5, {}, [0.5, 0.0, -0.25]), Score("b", 0.25, {}, [0.25])]
+    whole = group_of(build_episodes(window(*rows), []), scores, "pnl", "1")
+    lean = group_of(build_episodes(window(*map(lean_trajectory, rows)), []), scores, "pnl", "1")
+    assert with_calls(lean, rows) == whole
+    first, second = whole.members
+    assert first.advantages_of_calls() == pytest.approx([0.25, 0.25, -0.5])
+    assert second.advantages_of_calls() == pytest.approx([0.25 - 0.25 / 3])
+    assert from_records(to_records(whole)) == whole
+    hours = group_of(build_episodes(window(*rows), []), [Score("a", 1, {}), Score("b", 0, {})], "judge", "1")
+    assert hours.members[0].advantages_of_calls() == [1, 1, 1]
+
+
+def test_a_group_that_was_stored_before_decisions_had_rewards_is_read():
+    records = to_records(score(FOUR))
+    for record in records[1:]:
+        del record["decisions"], record["call_decisions"]
+    assert from_records(records) == score(FOUR)

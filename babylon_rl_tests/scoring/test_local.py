@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from babylon_rl.scoring.episodes import Decision
 from babylon_rl.scoring.local import HeuristicScorer, PnlScorer, ScoringError, window_returns, winsorise
 from babylon_rl_tests.scoring.made import episode
 
@@ -97,3 +98,30 @@ def test_winsorising_keeps_order_range_and_spread(values, share):
 def test_a_share_that_is_none_is_refused(winsor):
     with pytest.raises(ScoringError, match="winsor"):
         PnlScorer(winsor=winsor)
+
+
+def test_decisions_are_rewarded_by_their_own_return():
+    first = episode("a", 60, decisions=[Decision(50.0, False), Decision(10.0, False)])
+    second = episode("b", -30, start_equity=500.0, decisions=[Decision(-30.0, False), Decision(0.0, True)])
+    one, two = PnlScorer(invalid_penalty=0.1, winsor=0).score([first, second])
+    assert one.decisions == pytest.approx([0.05, 0.01])
+    assert two.decisions == pytest.approx([-0.06, -0.1]), "an invalid answer costs the penalty, not its share"
+    assert one.reward == pytest.approx(0.06), "the hour's reward stays what it was"
+
+
+def test_as_many_decisions_as_hours_are_pulled_in():
+    quiet = [Decision(float(number), False) for number in range(20)]
+    episodes = [episode(str(number), 0, decisions=quiet) for number in range(39)]
+    scores = PnlScorer().score([*episodes, episode("z", 0, decisions=[Decision(900.0, False)])])
+    assert scores[-1].decisions[0] == pytest.approx(0.019), "two of 781 on each side"
+    assert PnlScorer(winsor=0).score([episodes[0], episode("z", 0, decisions=[Decision(900.0, False)])])[
+        1
+    ].decisions == [0.9]
+
+
+def test_decisions_are_rewarded_in_all_episodes_or_in_none():
+    scores = PnlScorer().score(
+        [episode("a", 1, decisions=[Decision(1.0, False)]), episode("b", 2, decisions=[])]
+    )
+    assert [score.decisions for score in scores] == [[], []]
+    assert all(score.decisions == [] for score in HeuristicScorer().score([episode("a"), episode("b", 9)]))

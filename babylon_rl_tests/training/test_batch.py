@@ -1,6 +1,7 @@
 """The training batch on a real database: what is selected, what is counted, and what is frozen."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from babylon_rl.outcomes.window_outcomes import PredictionOutcome, WindowOutcome
 from babylon_rl.policy.engine import EmbeddedEngine
 from babylon_rl.records.steps import LlmCall
 from babylon_rl.records.store import ArtifactError, ArtifactStore
-from babylon_rl.scoring.groups import ScoredGroup
+from babylon_rl.scoring.groups import RewardedDecision, ScoredGroup
 from babylon_rl.training import units
 from babylon_rl.training.batch import EMPTY, READY, BatchRules, TrainingBatch, build_batch, load_batch
 from babylon_rl.training.units import TrainingUnit
@@ -104,6 +105,26 @@ async def test_every_call_that_is_left_out_is_counted_with_its_reason(
     original = {(e.window_id, e.agent_id): e.advantage for e in trainable(groups)}
     assert all(original[e.window_id, e.agent_id] == e.advantage for e in episodes)
     assert sum(e.advantage for e in episodes if e.window_id == window(2)) != pytest.approx(0, abs=1e-9)
+
+
+async def test_a_call_is_trained_with_the_advantage_of_its_decision(
+    connection: asyncpg.Connection, store: ArtifactStore, groups: list[ScoredGroup]
+) -> None:
+    paid = {}
+    for group in groups:
+        for number, member in enumerate(group.members):
+            member.decisions = [RewardedDecision(0.0, number + place / 10) for place in range(4)]
+            member.call_decisions = [0, 1, 2, 3]
+            paid[group.window_id, member.agent_id] = [one.advantage for one in member.decisions]
+    groups[0].members[1].calls[1].finish_reason = "length"
+    paid[window(0), "agent-1"].pop(1)
+    await store_groups(connection, store, groups)
+    batch = await build_batch(connection, store, DAY, SMALL)
+    _, episodes = load_batch(store, batch.uri)
+    assert {(e.window_id, e.agent_id): [c.advantage for c in e.calls] for e in episodes} == paid
+    whole = await build_batch(connection, store, DAY, replace(SMALL, credit="episode"))
+    assert whole.sha256 != batch.sha256
+    assert {call.advantage for e in load_batch(store, whole.uri)[1] for call in e.calls} == {None}
 
 
 async def test_only_scored_windows_of_the_day_count(

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -118,3 +119,17 @@ def test_every_episode_weighs_the_same_however_much_it_said(
     ):
         totals[math.copysign(1, float(advantages[mask][0]))] += float(weights[mask].sum())
     assert totals[1.0] == pytest.approx(totals[-1.0], rel=1e-4)
+
+
+def test_calls_of_decisions_with_different_advantages_are_trajectories_apart(
+    episodes: list[TrainableEpisode],
+) -> None:
+    first = episodes[0]
+    paid = [
+        replace(call, advantage=value) for call, value in zip(first.calls, (0.5, -0.1, 0.5), strict=False)
+    ]
+    rest = list(first.calls[len(paid) :])
+    (group,) = to_art_groups([replace(first, calls=[*paid, *rest])])
+    found = {t.reward: 1 + len(t.additional_histories) for t in group.trajectories}
+    assert found == Counter({0.5: 2, -0.1: 1}) + Counter({first.advantage: len(rest)})
+    assert {t.metadata["agent_id"] for t in group.trajectories} == {first.agent_id}

@@ -13,7 +13,7 @@ from babylon_rl.policy.engine import EmbeddedEngine
 from babylon_rl.records.call_digest import content_sha256
 from babylon_rl.records.steps import LlmCall
 from babylon_rl.records.store import ArtifactStore
-from babylon_rl.scoring.groups import ScoredGroup
+from babylon_rl.scoring.groups import RewardedDecision, ScoredGroup
 from babylon_rl.settings import Settings
 from babylon_rl.training.batch import BatchRules, build_batch, load_batch
 from babylon_rl.training.eligibility import Eligibility, eligibility
@@ -73,6 +73,19 @@ async def served(rl: asyncpg.Connection, call: LlmCall, agent: str, name: str, *
         known["untrainable"],
         known["parameters"],
     )
+
+
+async def test_the_calls_that_are_left_keep_their_decisions(
+    connection: asyncpg.Connection, groups: list[ScoredGroup]
+) -> None:
+    member = groups[0].members[0]
+    member.decisions = [RewardedDecision(0.0, float(place)) for place in range(len(member.calls))]
+    member.call_decisions = list(range(len(member.calls)))
+    await served(connection, member.calls[1], member.agent_id, member.calls[1].response_id, untrainable="cut")
+    joined = await join_calls(connection, groups, unconfirmed=True)
+    left = joined.groups[0].members[0]
+    assert joined.dropped == {"gateway_cut": 1} and len(left.calls) == len(member.calls) - 1
+    assert left.advantages_of_calls() == [0, *range(2, len(member.calls))]
 
 
 async def test_the_gateways_tokens_and_version_win(

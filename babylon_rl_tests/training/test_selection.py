@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
 from babylon_rl.policy.engine import EmbeddedEngine
-from babylon_rl.scoring.groups import ScoredGroup, leave_one_out
+from babylon_rl.scoring.groups import ScoredGroup, leave_one_out, reward_decisions
 from babylon_rl.training.selection import Selection, select
 from babylon_rl_tests.played import play_day
 
@@ -84,3 +85,12 @@ def test_a_cap_holds_and_takes_an_even_share(played: list[ScoredGroup], cap: int
         assert min(sizes) >= 2 and max(sizes) - min(sizes) <= 1
     before = {m.agent_id: m.advantage for group in played for m in group.members if group is played[0]}
     assert all(member.advantage == before[member.agent_id] for member in kept[0].members)
+
+
+def test_the_decisions_of_an_agent_that_is_left_out_leave_no_trace(played: list[ScoredGroup]) -> None:
+    group = msgspec.convert(msgspec.to_builtins(played[0]), ScoredGroup)
+    own = [[0.1 * number, -0.2] for number in range(len(group.members))]
+    for member, decisions in zip(group.members, reward_decisions(own), strict=True):
+        member.decisions = decisions
+    (kept,), _ = select([group], Selection(without_agents=(group.members[0].agent_id,)))
+    assert [member.decisions for member in kept.members] == reward_decisions(own[1:])

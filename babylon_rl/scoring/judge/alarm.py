@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from babylon_rl.scoring.episodes import Episode
-from babylon_rl.scoring.groups import SMALLEST_SPREAD, spearman
 from babylon_rl.scoring.local import DEFAULT_EQUITY
+from babylon_rl.scoring.reward_statistics import SMALLEST_SPREAD, spearman
 
 FEWEST = 3
 """Members with known P&L below which a rank correlation says nothing."""
