@@ -32,9 +32,10 @@ from babylon_rl.benchmark.pictures import Point, curves
 from babylon_rl.benchmark.statistics import studentised_interval
 from babylon_rl.policy.engine import EmbeddedEngine
 from babylon_rl.records.steps import LlmCall
+from babylon_rl.scoring.episodes import Decision
 from babylon_rl.scoring.episodes import Episode as ScoredEpisode
-from babylon_rl.scoring.groups import leave_one_out
-from babylon_rl.scoring.local import HeuristicScorer, PnlScorer, Scorer
+from babylon_rl.scoring.groups import leave_one_out, reward_decisions
+from babylon_rl.scoring.local import HeuristicScorer, PnlScorer, Score, Scorer
 from babylon_rl.settings import get_settings
 from babylon_rl.simulation.market import MarketSpec, generate_market
 from babylon_rl.simulation.play import Episode, play_policy
@@ -105,10 +106,10 @@ async def _train_and_judge(run: Run, started: float) -> Result:
         seeds = [_stream(run, day) * 1000 + i for i in range(len(markets))]
         episodes = await play_policy(engine, markets, seeds)
         daily.append(float(np.mean([episode.clipped_return for episode in episodes])))
-        rewards = _rewards(scorer, episodes)
+        scores = _scores(scorer, episodes)
         if run.shuffled:
-            np.random.default_rng([run.seed, day]).shuffle(rewards.reshape(-1))
-        groups = to_art_groups(_trainable(episodes, rewards))
+            scores = _shuffled(scores, np.random.default_rng([run.seed, day]))
+        groups = to_art_groups(_trainable(episodes, scores))
         optimise(engine.model, engine.tokenizer, groups, EmbeddedTrainConfig(seed=run.seed))
     material = held_out(f"learning:{run}", run.windows, vault=True)
     standings = await contest({"base": base, "trained": engine}, material)
@@ -139,13 +140,24 @@ def _scorer(name: str) -> Scorer:
     return PnlScorer(invalid_penalty=penalty) if name == "pnl" else HeuristicScorer(invalid_penalty=penalty)
 
 
-def _rewards(scorer: Scorer, episodes: Sequence[Episode]) -> np.ndarray:
-    """Rewards of shape ``(windows, agents)``."""
-    rows = []
+def _scores(scorer: Scorer, episodes: Sequence[Episode]) -> list[Score]:
+    """Of every episode, window by window."""
+    scores = []
     for first in range(0, len(episodes), AGENTS):
         window = [_scored(agent, episode) for agent, episode in enumerate(episodes[first : first + AGENTS])]
-        rows.append([score.reward for score in scorer.score(window)])
-    return np.array(rows)
+        scores += scorer.score(window)
+    return scores
+
+
+def _shuffled(scores: Sequence[Score], rng: np.random.Generator) -> list[Score]:
+    """The day's rewards, given to episodes and decisions at random."""
+    hours = rng.permutation([score.reward for score in scores])
+    decisions = np.array([score.decisions for score in scores])
+    rng.shuffle(decisions.reshape(-1))
+    return [
+        Score(score.agent_id, float(reward), {}, list(own))
+        for score, reward, own in zip(scores, hours, decisions, strict=True)
+    ]
 
 
 def _scored(agent: int, episode: Episode) -> ScoredEpisode:
@@ -167,33 +179,36 @@ def _scored(agent: int, episode: Episode) -> ScoredEpisode:
         losses=episode.orders - episode.wins,
         pending_orders=0,
         unpriced_orders=0,
+        decisions=[Decision(made or 0.0, made is None) for made in episode.made],
     )
 
 
-def _trainable(episodes: Sequence[Episode], rewards: np.ndarray) -> list[Any]:
+def _trainable(episodes: Sequence[Episode], scores: Sequence[Score]) -> list[Any]:
     from babylon_rl.training.conversion import TrainableCall, TrainableEpisode
 
-    advantages = np.array([leave_one_out(row) for row in rewards]).reshape(-1)
-    return [
-        TrainableEpisode(
-            window_id=str(index // AGENTS),
-            agent_id=str(index % AGENTS),
-            advantage=float(advantages[index]),
-            calls=[
+    trainable = []
+    for first in range(0, len(episodes), AGENTS):
+        window = scores[first : first + AGENTS]
+        hours = leave_one_out(np.array([score.reward for score in window]))
+        decisions = reward_decisions([score.decisions for score in window])
+        for agent, episode in enumerate(episodes[first : first + AGENTS]):
+            calls = [
                 TrainableCall(
                     messages=request.messages,
                     content=answer.content,
                     token_ids=answer.token_ids,
                     logprobs=answer.logprobs,
                     finish_reason=answer.finish_reason,
+                    advantage=decisions[agent][place].advantage if decisions[agent] else None,
                 )
-                for request, answer in episode.calls
+                for place, (request, answer) in enumerate(episode.calls)
                 if answer.finish_reason != "length"
-            ],
-        )
-        for index, episode in enumerate(episodes)
-        if any(answer.finish_reason != "length" for _, answer in episode.calls)
-    ]
+            ]
+            if calls:
+                trainable.append(
+                    TrainableEpisode(str(first // AGENTS), str(agent), float(hours[agent]), calls)
+                )
+    return trainable
 
 
 def main() -> None:

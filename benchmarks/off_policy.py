@@ -150,7 +150,7 @@ def _trainable(episodes: Sequence[Episode], corrected: bool, *, text: bool) -> l
     """The day's episodes as a batch would hold them."""
     from dataclasses import replace
 
-    recorded = learning._trainable(episodes, learning._rewards(learning._scorer("pnl"), episodes))
+    recorded = learning._trainable(episodes, learning._scores(learning._scorer("pnl"), episodes))
     if corrected and not text:
         return recorded
     # Nothing is known of the policy that wrote it; token ids of another vocabulary say nothing either.
@@ -158,7 +158,10 @@ def _trainable(episodes: Sequence[Episode], corrected: bool, *, text: bool) -> l
         replace(e, calls=[replace(c, logprobs=[], token_ids=[] if text else c.token_ids) for c in e.calls])
         for e in recorded
     ]
-    return [e for e in blind if e.advantage > 0] if corrected else blind
+    if not corrected:
+        return blind
+    better = [replace(e, calls=[c for c in e.calls if (c.advantage or 0) > 0]) for e in blind]
+    return [e for e in better if e.calls]
 
 
 async def _resampled(
@@ -216,8 +219,8 @@ async def _estrange(run: Run, engine: EmbeddedEngine) -> None:
         markets = _markets(run.seed, 500 + day)
         seeds = [_stream(run.seed, 500 + day) * 1000 + index for index in range(len(markets))]
         episodes = await play_policy(engine, markets, seeds)
-        rewards = learning._rewards(learning._scorer("heuristic"), episodes)
-        groups = to_art_groups(learning._trainable(episodes, rewards))
+        scores = learning._scores(learning._scorer("heuristic"), episodes)
+        groups = to_art_groups(learning._trainable(episodes, scores))
         optimise(engine.model, engine.tokenizer, groups, EmbeddedTrainConfig(seed=run.seed))
 
 

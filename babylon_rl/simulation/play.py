@@ -50,6 +50,8 @@ class Episode:
     invalid: int
     calls: tuple[tuple[ChatRequest, ChatAnswer], ...] = field(default=(), repr=False)
     """What the policy was asked and answered; empty for rules."""
+    made: tuple[float | None, ...] = field(default=(), repr=False)
+    """Dollars that each decision made, net of fees; None for an invalid one."""
 
     @property
     def clipped_return(self) -> float:
@@ -66,6 +68,7 @@ class _Trader:
         self.pnl = self.fees = 0.0
         self.orders = self.wins = self.well_timed = self.invalid = 0
         self.calls: list[tuple[ChatRequest, ChatAnswer]] = []
+        self.made: list[float | None] = []
 
     def headlines(self, decision: int) -> list[tuple[str, str]]:
         words = self.market.headlines[0, decision]
@@ -81,18 +84,20 @@ class _Trader:
         if isinstance(choice, Invalid):
             self.invalid += 1
         if not isinstance(choice, Order):
+            self.made.append(None if isinstance(choice, Invalid) else 0.0)
             return
         prices = self.market.price_path(self.tickers.index(choice.ticker), DECISION_TICKS[decision])
         worth = value_perpetual(choice.side, choice.size, choice.leverage, float(prices[0]), prices[1:])
         self.orders += 1
         self.fees += trading_fee(choice.size)
         self.pnl += worth.value
+        self.made.append(worth.value)
         self.wins += worth.value > 0
         self.well_timed += worth.pnl > 0
 
     def result(self) -> Episode:
         counts = (self.orders, self.wins, self.well_timed, self.invalid)
-        return Episode(self.pnl, len(DECISION_TICKS), *counts, tuple(self.calls))
+        return Episode(self.pnl, len(DECISION_TICKS), *counts, tuple(self.calls), tuple(self.made))
 
 
 async def play_policy(policy: Policy, markets: Sequence[MarketPath], seeds: Sequence[int]) -> list[Episode]:
