@@ -110,6 +110,11 @@ class TrainingRunFields(BaseSettings):
         description="decision: an answer is paid for its own decision's orders, where the scorer rewards "
         "decisions (pnl). episode: for all of its agent's hour.",
     )
+    residual_rewards: bool = Field(
+        False,
+        description="true pays what resolutions add to windows of trained days in the next batch. Off: it "
+        "has not been shown to help, and resolutions are noisier than an hour.",
+    )
     grouping: Literal["window", "resample"] = Field(
         "window",
         description="What is compared: all agents of a window, or several new answers of the parent to each "

@@ -26,6 +26,7 @@ from babylon_rl.training import units
 from babylon_rl.training.backends import BackendChoice, choose_backend
 from babylon_rl.training.batch import READY, TrainingBatch, load_batch
 from babylon_rl.training.batch_records import RESAMPLE
+from babylon_rl.training.conversion import is_residual
 from babylon_rl.training.embedded import Progress
 from babylon_rl.training.errors import BackendNotAvailableError, MissingBatchError
 from babylon_rl.training.options import BackendName
@@ -164,6 +165,7 @@ async def project_training(
     rewards = {
         trajectory: episode["reward"]
         for episode in store.get(batch.uri)[1:]
+        if not is_residual(episode["window_id"])  # the game was told when it was trained first
         for trajectory in episode["trajectory_ids"]
     }
     unit = await units.find(db.rl, str(model.unit_key))

@@ -31,6 +31,7 @@ from babylon_rl.records.places import open_place
 from babylon_rl.records.scrub import Replaced, response_ids, scrub_store, without_agents
 from babylon_rl.records.store import ArtifactStore
 from babylon_rl.settings import Settings
+from babylon_rl.training.payments import FORGET as _PAYMENTS
 
 REASON = "data of an agent that was forgotten were deleted from its batch"
 
@@ -78,6 +79,7 @@ _OF_AGENT = {
     "llm_calls": "DELETE FROM rl.llm_calls WHERE agent_id = $1",
     "judgments": "DELETE FROM rl.judgments WHERE agent_id = $1",
     "paid_answers": "DELETE FROM rl.paid_answers WHERE agent_id = $1",
+    "payments": _PAYMENTS,
     "judge_cache": _JUDGED,
     "quarantine": """DELETE FROM rl.quarantine WHERE trajectory_id IN
                      (SELECT trajectory_id FROM rl.window_rows WHERE agent_id = $1)""",

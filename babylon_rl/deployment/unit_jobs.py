@@ -71,6 +71,22 @@ def provenance(job: UnitJob, unit_key: str, lineage: Sequence[ModelRecord]) -> d
     }
 
 
+def left_out(job: UnitJob) -> dict[str, float]:
+    """Calls that the unit does not train by reason, who confirms those it does, and what of it is residual.
+
+    A trainer's own counts, also called `dropped/…`, are of calls of the batch, these are not.
+    """
+    batch = job.batch
+    found = {f"dropped/{reason}": float(calls) for reason, calls in batch.dropped.items()}
+    found |= {f"confirmed/{how}": float(calls) for how, calls in batch.confirmed.items()}
+    if batch.residuals:
+        found |= {f"residual/{name}": float(batch.residuals[name]) for name in ("groups", "episodes", "usd")}
+    if job.choice.name != "embedded":
+        calls = (call for episode in job.episodes for call in episode.calls)
+        found["dropped/text_only"] = float(sum(not call.logprobs for call in calls))
+    return found
+
+
 def data_lag(batch: TrainingBatch, lineage: Sequence[str]) -> int | None:
     """Training steps between the oldest policy that played the batch and the parent; None if unrelated."""
     versions = list(lineage)

@@ -26,7 +26,7 @@ from babylon_rl.deployment import model_storage, registry
 from babylon_rl.deployment.lineage import ancestors
 from babylon_rl.deployment.registry import ModelRecord
 from babylon_rl.deployment.trainers import Ground, open_trainer
-from babylon_rl.deployment.unit_jobs import UnitJob, provenance
+from babylon_rl.deployment.unit_jobs import UnitJob, left_out, provenance
 from babylon_rl.policy.checkpoints import read_manifest
 from babylon_rl.settings import Settings
 from babylon_rl.tracking import NullRun, Run
@@ -183,8 +183,9 @@ class _Attempt:
                 metrics=metrics,
                 branch=self.job.branch,
             )
-            windows = sorted({episode.recorded_window for episode in self.job.episodes})
-            await rl.execute(_TRAINED_WINDOWS, windows, self.key, record.version, self.job.branch)
+            # Whoever repeats this unit takes its own windows, not those that it pays residuals of.
+            own = {episode.recorded_window for episode in self.job.episodes if not episode.is_residual}
+            await rl.execute(_TRAINED_WINDOWS, sorted(own), self.key, record.version, self.job.branch)
             reached(Stage.REGISTERED)
             return record.version
 
@@ -202,7 +203,7 @@ class _Attempt:
     def _metrics(
         self, chunks: Sequence[Chunk], parts: Sequence[TrainedChunk], answers: Sequence[Completion]
     ) -> dict[str, Any]:
-        metrics = combined(parts)
+        metrics = combined(parts) | left_out(self.job)
         wall, cpu = time.monotonic() - self.started[0], time.process_time() - self.started[1]
         cost = cost_of_run(
             read_prices(self.settings.price_table),

@@ -2,8 +2,8 @@
 windows in which it was traded.
 
 Markets are resolved about three days after their trades, so the values of orders become final long after
-their window was processed. `credit_windows` brings them up to date, by market id; `load_residuals` says what
-a resolution adds to what an order has been paid for already, which is what a residual training unit pays.
+their window was processed. `credit_windows` brings them up to date, by market id; `load_known_values` says
+what the orders are worth by now, and `training.residuals` pays the difference to what they were paid for.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,10 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import msgspec
 
+from babylon_rl.outcomes.market import load_outcomes
 from babylon_rl.outcomes.order_value import DELAY, HORIZONS, OrderValue
 from babylon_rl.outcomes.pricing import load_order_values, read_clock, value_orders
+from babylon_rl.outcomes.window_outcomes import PredictionOutcome, WindowOutcomes
 
 _NEVER = datetime(1970, 1, 3, tzinfo=UTC)
 WINDOWS_AT_ONCE = 48
@@ -40,13 +42,17 @@ UPDATE rl.recorded_windows SET settled = false, stale_reason = $2 WHERE window_i
 _LOOKED_AT = """
 UPDATE rl.order_value SET valued_at = now() WHERE window_id = $1 AND horizon = 'resolution'
 """
-_RESIDUALS = """
-SELECT paid.order_id, paid.agent_id, paid.window_id, paid.instrument AS market_id, paid.value AS paid,
-       resolved.value AS resolved
+# What its market's resolution made of an order, once that is known, else what it was worth at the horizon.
+_KNOWN = """
+SELECT paid.order_id, paid.agent_id, paid.window_id, paid.instrument,
+       CASE WHEN resolved.order_id IS NULL THEN paid.value ELSE resolved.value END AS value,
+       resolved.order_id IS NOT NULL AS resolved
   FROM rl.order_value paid
-  JOIN rl.order_value resolved ON resolved.order_id = paid.order_id AND resolved.horizon = 'resolution'
- WHERE paid.horizon = $2 AND paid.window_id = ANY($1::text[]) AND paid.matured AND resolved.matured
-   AND paid.value IS NOT NULL AND resolved.value IS NOT NULL
+  LEFT JOIN rl.order_value resolved
+         ON resolved.order_id = paid.order_id AND resolved.horizon = 'resolution'
+        AND resolved.matured AND resolved.value IS NOT NULL
+        AND EXISTS (SELECT FROM rl.market_resolutions known WHERE known.market_id = paid.instrument)
+ WHERE paid.horizon = $2 AND paid.window_id = ANY($1::text[])
  ORDER BY paid.window_id, paid.agent_id, paid.order_id
 """
 _RESOLVED = """
@@ -56,22 +62,17 @@ SELECT DISTINCT ON (market_id) market_id, outcome FROM rl.market_resolutions
 """
 
 
-class Residual(msgspec.Struct, frozen=True, kw_only=True):
-    """What a resolution adds to the value that an order was rewarded with."""
+class KnownValue(msgspec.Struct, frozen=True, kw_only=True):
+    """What an order is worth as far as is known."""
 
     order_id: str
     agent_id: str
     window_id: str
-    market_id: str
-    paid: float
-    """USD at the training horizon, which the window's group was scored with."""
-    resolved: float
-    """USD after the resolution."""
-
-    @property
-    def residual(self) -> float:
-        """USD that nobody has been rewarded with yet; never the whole value a second time."""
-        return self.resolved - self.paid
+    instrument: str
+    value: float | None
+    """USD, after its market's resolution if that is known, else at the training horizon."""
+    resolved: bool
+    """Whether its market is known to be resolved."""
 
 
 async def credit_windows(
@@ -127,17 +128,45 @@ async def mark_stale(rl: asyncpg.Connection, window_id: str, reasons: Sequence[s
     return await rl.execute(_STALE, window_id, "; ".join(reasons)) == "UPDATE 1"
 
 
-async def load_residuals(
+async def load_known_values(
     rl: asyncpg.Connection, window_ids: Sequence[str], horizon: str = "1h"
-) -> list[Residual]:
-    """Returns what resolutions have added to the orders of some windows, by window, agent and order.
+) -> list[KnownValue]:
+    """Returns what the orders of some windows are worth by now, by window, agent and order.
+
+    What was paid for an order that is not resolved yet stays what it is; so nothing is paid twice by whoever
+    pays the difference of these values to all that was paid before.
 
     Args:
-        rl: Connection to the database with schema `rl`.
+        rl: Connection to the database with schema `rl`, as the judge's role.
         window_ids: Windows, for example those of a trained day.
-        horizon: The training horizon whose values were paid.
+        horizon: The training horizon at which they were paid first.
     """
-    return [Residual(**row) for row in await rl.fetch(_RESIDUALS, list(window_ids), horizon)]
+    return [KnownValue(**row) for row in await rl.fetch(_KNOWN, list(window_ids), horizon)]
+
+
+async def load_resolved_outcomes(
+    rl: asyncpg.Connection, window_id: str, market_ids: Sequence[str] = ()
+) -> WindowOutcomes:
+    """Returns a window's outcomes with the resolutions that became known later.
+
+    Args:
+        rl: Connection to the database with schema `rl`, as the judge's role.
+        window_id: A canonical window id.
+        market_ids: Markets whose resolutions are wanted besides those of the window's outcomes.
+    """
+    outcomes = await load_outcomes(rl, window_id)
+    outcomes = outcomes or WindowOutcomes(window_id=window_id, stocks=[], predictions=[], news=[])
+    listed = [market.market_id for market in outcomes.predictions]
+    answers = await load_resolutions(rl, [*listed, *market_ids])
+    others = sorted(answers.keys() - set(listed))
+    predictions = [
+        *(
+            msgspec.structs.replace(market, outcome=answers.get(market.market_id, market.outcome))
+            for market in outcomes.predictions
+        ),
+        *(_unlisted(market_id, answers[market_id]) for market_id in others),
+    ]
+    return msgspec.structs.replace(outcomes, predictions=predictions)
 
 
 async def load_resolutions(
@@ -152,6 +181,17 @@ async def load_resolutions(
     """
     rows = await rl.fetch(_RESOLVED, list(market_ids), as_of)
     return {row["market_id"]: row["outcome"] for row in rows}
+
+
+def _unlisted(market_id: str, answer: str) -> PredictionOutcome:
+    return PredictionOutcome(
+        market_id=market_id,
+        question="",
+        outcome=answer,
+        final_probability=float(answer == "YES"),
+        resolved_at=None,
+        flags=[],
+    )
 
 
 def _of_horizon(values: Sequence[OrderValue], horizon: str) -> set[OrderValue]:

@@ -165,6 +165,24 @@ class PnlScorer:
         return [part.tolist() for part in np.split(rewards, np.cumsum(counts)[:-1])]
 
 
+def recorded_scorer(name: str, version: str) -> Scorer | None:
+    """Returns the scorer that gave rewards under this name and version; None if that was no local one."""
+    _, *values = version.split(":")
+    try:
+        if name == PnlScorer.name:
+            winsor, penalty = map(float, values)
+            scorer: Scorer = PnlScorer(penalty, winsor)
+        elif name == HeuristicScorer.name:
+            weights, *numbers = values
+            pnl, wins, activity = map(float, weights.split("/"))
+            scorer = HeuristicScorer((pnl, wins, activity), *map(float, numbers))
+        else:
+            return None
+    except (ValueError, TypeError, ScoringError):
+        return None
+    return scorer if scorer.version == version else None
+
+
 def window_returns(episodes: Sequence[Episode]) -> np.ndarray:
     """Attributed P&L over start equity, clipped to [-1, 1], shape `(episodes,)`."""
     pnl = np.array([episode.attributed_pnl or 0.0 for episode in episodes])

@@ -6,9 +6,9 @@ their whole group; every call that is left out is counted with its reason. Once 
 batch never changes: building it again returns the frozen one and says what is new.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import asyncpg
@@ -16,23 +16,24 @@ import asyncpg
 from babylon_rl import windows
 from babylon_rl.outcomes.market import load_outcomes
 from babylon_rl.records.store import Artifact, ArtifactStore
-from babylon_rl.scoring.groups import SCORED, ScoredGroup, from_records
+from babylon_rl.scoring.groups import from_records
 from babylon_rl.training.batch_records import (
     EMPTY,
     KIND,
     READY,
     TrainingBatch,
-    call_record,
     describe,
     freeze_batch,
     load_batch,
-    member_record,
 )
+from babylon_rl.training.chosen_calls import Chosen, choose, leaks_of
 from babylon_rl.training.diagnostics import SignalRules, diagnose
 from babylon_rl.training.diagnostics import refusal as weak_signal
-from babylon_rl.training.eligibility import Eligibility, why_not
+from babylon_rl.training.eligibility import Eligibility
 from babylon_rl.training.evidence import gather
-from babylon_rl.training.leaks import Leak, scan
+from babylon_rl.training.leaks import Leak
+from babylon_rl.training.payments import Payment, first_payments
+from babylon_rl.training.residuals import Residuals, one_at_a_time, residuals_for
 from babylon_rl.training.selection import Selection
 
 __all__ = [
@@ -64,6 +65,8 @@ class BatchRules:
     credit: Literal["decision", "episode"] = "decision"
     """``decision`` trains a call with the advantage of the decision it was made for, where the scorer rewards
     decisions; ``episode`` trains all calls of an agent's hour with the hour's."""
+    residuals: bool = False
+    """Whether it also pays what resolutions have added to windows of earlier days."""
 
 
 async def build_batch(
@@ -83,8 +86,10 @@ async def build_batch(
         ArtifactError: a scored group's file is missing or altered.
     """
     rules = rules or BatchRules()
-    artifact, summary = await _build(rl, store, day, windows.windows_of_day(day), rules, selection)
-    return await freeze_batch(rl, store, day, artifact, summary, asdict(rules))
+    async with one_at_a_time(rl) if rules.residuals else nullcontext():
+        built = await _build(rl, store, day, windows.windows_of_day(day), rules, selection, daily=True)
+        config = asdict(rules)
+        return await freeze_batch(rl, store, day, built.artifact, built.summary, config, built.payments)
 
 
 async def build_side_batch(
@@ -103,8 +108,16 @@ async def build_side_batch(
     Raises:
         ArtifactError: a scored group's file is missing or altered.
     """
-    artifact, summary = await _build(rl, store, name, window_ids, rules, selection)
-    return describe(summary, artifact.uri)
+    built = await _build(rl, store, name, window_ids, rules, selection)
+    return describe(built.summary, built.artifact.uri)
+
+
+@dataclass(frozen=True)
+class _Built:
+    artifact: Artifact
+    summary: dict[str, Any]
+    """The first record of the artifact."""
+    payments: list[Payment]
 
 
 async def _build(
@@ -114,82 +127,63 @@ async def _build(
     window_ids: Sequence[str],
     rules: BatchRules,
     wanted: Selection | None,
-) -> tuple[Artifact, dict[str, Any]]:
-    """Store what the windows give; returns the file and the summary at its head."""
-    groups = [from_records(store.get(row["group_uri"])) for row in await rl.fetch(_GROUPS, list(window_ids))]
-    evidence = await gather(rl, groups, rules.takes, wanted)
-    groups = evidence.groups
-    selection = _select(groups, rules, evidence.behind)
-    found = diagnose(groups, selection.episodes) | evidence.figures
-    leaks = [leak for group in groups for leak in await _scan_group(rl, group, selection)]
-    reason = _refusal(groups, selection, leaks, rules) or weak_signal(found, rules.signal)
+    *,
+    daily: bool = False,
+) -> _Built:
+    """Store what the windows give and, for a day, what resolutions have added to earlier ones."""
+    scored = [from_records(store.get(row["group_uri"])) for row in await rl.fetch(_GROUPS, list(window_ids))]
+    evidence = await gather(rl, scored, rules.takes, wanted)
+    by_decision = rules.credit == "decision"
+    own = choose(evidence.groups, rules.takes, evidence.behind, by_decision=by_decision)
+    found = diagnose(evidence.groups, own.episodes) | evidence.figures
+    leaks = [
+        leak
+        for group in evidence.groups
+        for leak in leaks_of(group.window_id, await load_outcomes(rl, group.window_id), own.episodes)
+    ]
+    reason = _refusal(len(evidence.groups), own, leaks, rules) or weak_signal(found, rules.signal)
+    residuals = Residuals()
+    if daily and not reason:
+        room = None if wanted is None or wanted.cap is None else wanted.cap - len(own.episodes)
+        takes = (rules.takes, evidence.behind)
+        residuals = await residuals_for(rl, store, name, *takes, wanted=rules.residuals, room=room)
+        reason = _leaking(residuals.leaks)
+    chosen = own + residuals.chosen
     summary = {
         "day": name,
         "status": EMPTY if reason else READY,
         "reason": reason,
-        "groups": len({episode["window_id"] for episode in selection.episodes}),
-        "episodes": len(selection.episodes),
-        "calls": sum(len(episode["calls"]) for episode in selection.episodes),
-        "dropped": dict(sorted((selection.dropped + evidence.dropped).items())),
+        "groups": len(chosen.groups),
+        "episodes": len(chosen.episodes),
+        "calls": chosen.calls,
+        "dropped": dict(sorted((chosen.dropped + evidence.dropped).items())),
         "confirmed": evidence.found,
-        "policy_versions": dict(sorted(selection.versions.items())),
-        "leaks": [asdict(leak) for leak in leaks],
+        "policy_versions": dict(sorted(chosen.versions.items())),
+        "leaks": [asdict(leak) for leak in [*leaks, *residuals.leaks]],
         "diagnostics": found,
     }
     if evidence.without_logprobs:
         summary["without_logprobs"] = evidence.without_logprobs
-    return store.put(KIND, name, [summary, *([] if reason else selection.episodes)]), summary
+    if residuals.figures:
+        summary["residuals"] = residuals.figures
+    artifact = store.put(KIND, name, [summary, *([] if reason else chosen.episodes)])
+    payments = [] if reason else [*first_payments(scored, own.groups), *residuals.payments]
+    return _Built(artifact, summary, payments)
 
 
-@dataclass
-class _Selection:
-    episodes: list[dict[str, Any]] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
-    versions: Counter[str] = field(default_factory=Counter)
-
-
-def _select(groups: Iterable[ScoredGroup], rules: BatchRules, behind: Mapping[str, int]) -> _Selection:
-    selection = _Selection()
-    for group in groups:
-        if group.status != SCORED:
-            continue
-        for member in group.members:
-            calls = []
-            decided = rules.credit == "decision" and bool(member.call_decisions)
-            for call, advantage in zip(member.calls, member.advantages_of_calls(), strict=True):
-                paid = advantage if decided else member.advantage
-                if reason := why_not(call, paid, rules.takes, behind):
-                    selection.dropped[reason] += 1
-                else:
-                    selection.versions[str(call.policy_version or call.model)] += 1
-                    calls.append(call_record(call, paid if decided else None))
-            if calls:
-                selection.episodes.append(member_record(group.window_id, member, calls))
-    return selection
-
-
-async def _scan_group(rl: asyncpg.Connection, group: ScoredGroup, selection: _Selection) -> list[Leak]:
-    outcomes = await load_outcomes(rl, group.window_id)
-    return [
-        leak
-        for episode in selection.episodes
-        if episode["window_id"] == group.window_id
-        for leak in scan(
-            group.window_id, episode["agent_id"], (call["messages"] for call in episode["calls"]), outcomes
-        )
-    ]
-
-
-def _refusal(
-    groups: Sequence[ScoredGroup], selection: _Selection, leaks: Sequence[Leak], rules: BatchRules
-) -> str:
+def _refusal(groups: int, chosen: Chosen, leaks: Sequence[Leak], rules: BatchRules) -> str:
     """Why the day is not trained; empty when it is."""
-    trained = len({episode["window_id"] for episode in selection.episodes})
     if leaks:
-        first = leaks[0]
-        return f"{len(leaks)} leaks, the first in {first.window_id} of agent {first.agent_id}: {first.kind}"
-    if trained < rules.min_groups:
-        return f"{trained} trainable groups of at least {rules.min_groups} ({len(groups)} scored)"
-    if len(selection.episodes) < rules.min_episodes:
-        return f"{len(selection.episodes)} trainable episodes of at least {rules.min_episodes}"
+        return _leaking(leaks)
+    if len(chosen.groups) < rules.min_groups:
+        return f"{len(chosen.groups)} trainable groups of at least {rules.min_groups} ({groups} scored)"
+    if len(chosen.episodes) < rules.min_episodes:
+        return f"{len(chosen.episodes)} trainable episodes of at least {rules.min_episodes}"
     return ""
+
+
+def _leaking(leaks: Sequence[Leak]) -> str:
+    if not leaks:
+        return ""
+    first = leaks[0]
+    return f"{len(leaks)} leaks, the first in {first.window_id} of agent {first.agent_id}: {first.kind}"

@@ -6,6 +6,7 @@ never changes: what its windows would give now is only noted on it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,7 @@ from babylon_rl.records.store import Artifact, ArtifactStore
 from babylon_rl.scoring.groups import Member
 from babylon_rl.training.conversion import TrainableCall, TrainableEpisode
 from babylon_rl.training.leaks import Leak
+from babylon_rl.training.payments import Payment, store_payments
 
 KIND = "training_batch"
 READY, EMPTY = "ready", "empty"
@@ -62,6 +64,8 @@ class TrainingBatch:
     leaks: list[Leak] = field(default_factory=list)
     diagnostics: dict[str, float] = field(default_factory=dict)
     """What the day's rewards are worth; see `training.diagnostics`."""
+    residuals: dict[str, Any] = field(default_factory=dict)
+    """What of the batch pays resolutions of earlier windows; see `training.residuals`."""
     grouping: str = "window"
     """``window``, or ``resample``: several answers of the parent to each recorded prompt."""
     prompts: list[dict[str, Any]] = field(default_factory=list)
@@ -83,33 +87,41 @@ async def freeze_batch(
     artifact: Artifact,
     summary: dict[str, Any],
     config: dict[str, Any],
+    payments: Sequence[Payment] = (),
 ) -> TrainingBatch:
     """Record a stored batch; a day that has been trained keeps the one it was trained on.
 
     Args:
         summary: The first record of the artifact.
         config: What it was made with.
+        payments: What it pays; final once it has been trained.
     """
     counts = (summary["groups"], summary["episodes"], summary["calls"])
-    date = windows.parse_day(day)
+    parsed = windows.parse_day(day)
     async with rl.transaction():
         await rl.execute(
             _STORE,
             artifact.sha256,
-            date,
+            parsed,
             artifact.uri,
             summary["status"],
             *counts,
             summary["reason"],
             config,
         )
-        frozen = await rl.fetchrow(_FROZEN, date)
+        await store_payments(rl, artifact.sha256, payments)
+        frozen = await frozen_batch(rl, parsed)
         if frozen is None:
             return describe(summary, artifact.uri)
         newer = None if frozen["batch_sha256"] == artifact.sha256 else artifact.sha256
         await rl.execute(_SUPERSEDE, frozen["batch_sha256"], newer)
     trained, _ = load_batch(store, frozen["uri"])
     return TrainingBatch(**{**vars(trained), "superseded_by": newer})
+
+
+async def frozen_batch(rl: asyncpg.Connection, day: date) -> asyncpg.Record | None:
+    """The row of the batch that a day was trained on; None where it was not."""
+    return await rl.fetchrow(_FROZEN, day)
 
 
 def describe(summary: dict[str, Any], uri: str) -> TrainingBatch:

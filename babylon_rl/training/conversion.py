@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from openai.types.chat.chat_completion import Choice
     from transformers import PreTrainedTokenizerBase
 
+RESIDUAL = "residual"
+
 
 @dataclass(frozen=True)
 class TrainableCall:
@@ -53,6 +55,21 @@ class TrainableEpisode:
     def recorded_window(self) -> str:
         """The window whose recording was learned from; groups of one prompt are named ``window/prompt``."""
         return self.window_id.partition("/")[0]
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether it pays what a resolution added to what the window was trained on before."""
+        return is_residual(self.window_id)
+
+
+def residual_name(window_id: str) -> str:
+    """Name of the group that pays a window's residuals."""
+    return f"{window_id}/{RESIDUAL}"
+
+
+def is_residual(group: str) -> bool:
+    """Whether a group's name is that of residuals."""
+    return group.partition("/")[2] == RESIDUAL
 
 
 def to_art_groups(

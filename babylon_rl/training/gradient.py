@@ -62,7 +62,7 @@ def optimise(
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if config.kl_penalty > 0:
         packed["ref_logprobs"] = reference_logprobs(reference or model, packed)
-    found = correct(packed, at_tokens(reference_logprobs(model, packed)), config)
+    found = correct(packed, at_tokens(reference_logprobs(model, packed)), config) | _left_out(groups, rows)
     share = _signal_share(model, packed, config)
     config = replace(config, learning_rate=config.learning_rate * share)
     optimiser = torch.optim.AdamW(trained.values(), lr=config.learning_rate, weight_decay=0.0)
@@ -96,6 +96,16 @@ def optimise(
     if state is not None:
         state.take_from(optimiser, trained)
     return metrics
+
+
+def _left_out(groups: "list[art.TrajectoryGroup]", rows: int) -> dict[str, float]:
+    """Calls of the groups that are in no row: they carry no advantage, or ART could not read them."""
+    calls = [
+        (1 + len(one.additional_histories), one.reward) for group in groups for one in group.trajectories
+    ]
+    silent = sum(count for count, advantage in calls if advantage == 0)
+    unread = sum(count for count, _ in calls) - silent - rows
+    return {"dropped/zero_advantage": float(silent), "dropped/not_tokenized": float(unread)}
 
 
 def _signal_share(model: "PreTrainedModel", packed: dict[str, Any], config: EmbeddedTrainConfig) -> float:

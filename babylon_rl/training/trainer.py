@@ -100,7 +100,7 @@ def combined(parts: Sequence[TrainedChunk]) -> dict[str, float]:
 
 def _combine(name: str, parts: Sequence[TrainedChunk]) -> float:
     values = [part.metrics[name] for part in parts]
-    if name.startswith(("data/step_", "time/", "costs/")):
+    if name.startswith(("data/step_", "dropped/", "time/", "costs/")):
         return sum(values)
     weights = [max(1, len(part.samples)) for part in parts]
     return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)

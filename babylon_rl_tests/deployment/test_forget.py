@@ -89,7 +89,7 @@ async def kept(connection: asyncpg.Connection, tmp_path: Path) -> Kept:
 
 
 async def test_nothing_of_the_agent_stays_in_what_is_ours(kept: Kept, connection: asyncpg.Connection) -> None:
-    assert {"rl.scores", "rl.order_value", "groups", "trajectories", "training_batch"} <= set(
+    assert {"rl.scores", "rl.order_value", "rl.payments", "groups", "trajectories", "training_batch"} <= set(
         await kept.mentions()
     )
     report = await kept.forget()

@@ -1,11 +1,16 @@
-"""Credit by market id across windows: resolutions days later, residuals, corrections, nothing paid twice."""
+"""Credit by market id across windows: resolutions days later, what orders are worth by now, corrections."""
 
 from datetime import timedelta
 
 import pytest
 
 from babylon_rl.outcomes.cpmm import Pool, bought
-from babylon_rl.outcomes.credit import credit_windows, load_residuals, load_resolutions
+from babylon_rl.outcomes.credit import (
+    credit_windows,
+    load_known_values,
+    load_resolutions,
+    load_resolved_outcomes,
+)
 from babylon_rl.outcomes.pricing import load_order_values, value_orders
 from babylon_rl.outcomes.sync import recent_windows, sync_recent_windows, sync_window
 from babylon_rl.records.reader import refresh_window_rows
@@ -73,23 +78,39 @@ async def test_a_resolution_days_later_pays_the_window_of_the_trade(traded):
     assert await credit_windows(traded, traded, RESOLVED + 2 * HOUR) == []
 
 
-async def test_a_residual_is_what_the_resolution_adds_to_what_was_paid(traded):
-    assert await load_residuals(traded, [WINDOW]) == []
+async def test_an_order_is_worth_what_was_paid_until_its_market_is_resolved(traded):
     paid = (await stored(traded))["1h"][0]
+    (before,) = await load_known_values(traded, [WINDOW])
+    assert paid is not None and (before.value, before.resolved) == (paid, False)
     await resolve(traded)
     await sync(traded, RESOLVED)
     await credit_windows(traded, traded, RESOLVED + 2 * HOUR)
-    (found,) = await load_residuals(traded, [WINDOW, "2026-10-01T15:00"])
-    assert (found.window_id, found.agent_id, found.market_id) == (WINDOW, "agent-1", "market-1")
-    assert paid is not None and found.paid == paid
-    assert found.residual == pytest.approx(SHARES - 100 - paid, abs=1e-4)
-    assert found.paid + found.residual == pytest.approx(found.resolved)
+    (found,) = await load_known_values(traded, [WINDOW, "2026-10-01T15:00"])
+    assert (found.window_id, found.agent_id, found.instrument) == (WINDOW, "agent-1", "market-1")
+    assert found.resolved and found.value == pytest.approx(SHARES - 100, abs=1e-4)
+    await traded.execute("DELETE FROM rl.market_resolutions")
+    assert await load_known_values(traded, [WINDOW]) == [before], (
+        "nobody could look for the answer in prompts"
+    )
 
 
-async def test_perpetuals_have_no_residual(traded):
+async def test_perpetuals_keep_their_value(traded):
     await add_order(traded)
     await value_orders(traded, traded, WINDOW, RESOLVED)
-    assert await load_residuals(traded, [WINDOW]) == []
+    found = {order.order_id: order for order in await load_known_values(traded, [WINDOW])}
+    assert len(found) == 2 and not any(order.resolved for order in found.values())
+
+
+async def test_a_window_is_read_with_the_resolutions_that_came_later(traded):
+    assert (await load_resolved_outcomes(traded, WINDOW, ["market-1"])).predictions == []
+    await resolve(traded)
+    await sync(traded, RESOLVED)
+    (unlisted,) = (await load_resolved_outcomes(traded, WINDOW, ["market-1"])).predictions
+    assert (unlisted.market_id, unlisted.outcome) == ("market-1", "YES")
+    await traded.execute('UPDATE "Market" SET "resolved" = false, "resolution" = NULL')
+    await sync(traded, START)
+    (listed,) = (await load_resolved_outcomes(traded, WINDOW)).predictions
+    assert (listed.market_id, listed.outcome) == ("market-1", "YES") and listed.question
 
 
 async def test_resolutions_are_appended_and_the_last_one_counts(traded):

@@ -52,6 +52,11 @@ class BatchConfig(dg.Config):
         description="window: agents of an hour against each other. resample: the parent's answers to each "
         "recorded prompt against each other. Empty: GROUPING.",
     )
+    residual_rewards: bool | None = Field(
+        default=None,
+        description="Pay what resolutions have added to windows of earlier trained days. Empty: "
+        "RESIDUAL_REWARDS.",
+    )
     target_trajectories: int | None = Field(
         default=None, ge=1, description="Episodes wanted; where there are more, some are left out."
     )
@@ -105,6 +110,7 @@ async def training_batch(
             settings.training_min_pnl_spearman,
         ),
         eligibility(settings),
+        residuals=settings.residual_rewards if config.residual_rewards is None else config.residual_rewards,
     )
     if config.skip_readiness:
         rules = replace(rules, min_groups=1, min_episodes=1)
@@ -163,6 +169,7 @@ def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
             histogram_markdown([episode.advantage for episode in episodes], "Advantage per episode")
         ),
         **{f"signal/{name}": value for name, value in batch.diagnostics.items()},
+        **_residuals(batch),
         "policies": markdown_table(("policy version", "calls"), list(batch.policy_versions.items())),
         "dropped calls": markdown_table(("reason", "calls"), list(batch.dropped.items())),
         "confirmed calls": markdown_table(("confirmed by", "calls"), list(batch.confirmed.items())),
@@ -172,6 +179,17 @@ def _metadata(batch: TrainingBatch, files: ArtifactStore) -> Metadata:
         "leaks": markdown_table(
             ("window", "agent", "kind"), [(k.window_id, k.agent_id, k.kind) for k in batch.leaks]
         ),
+    }
+
+
+def _residuals(batch: TrainingBatch) -> Metadata:
+    found = batch.residuals
+    if not found:
+        return {}
+    without = list(found["without"].items())
+    return {
+        **{f"residual/{name}": found[name] for name in ("groups", "episodes", "usd", "waiting")},
+        "without residuals": markdown_table(("why", "windows or days"), without),
     }
 
 
