@@ -1,6 +1,5 @@
 """Recorded prompts, to be answered anew: which ones there are, and what another answer would have come to."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -98,7 +97,7 @@ def _decisions(window_id: str, row: RecordedTrajectory, left_out: Counter[str]) 
         if not messages or step.timestamp is None:
             left_out[NO_TIME if messages else NO_MESSAGES] += 1
             continue
-        if equity is None or not math.isfinite(equity) or equity <= 0:
+        if equity is None or not equity > 0:
             left_out[NO_EQUITY] += 1
             continue
         plain = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
