@@ -26,7 +26,7 @@ from babylon_rl.settings import get_settings
 
 defs = dg.Definitions(
     assets=lost_database.watched(catalog.described(assets.ALL, get_settings())),
-    asset_checks=checks.ALL,
+    asset_checks=lost_database.watched(checks.ALL),
     jobs=[
         jobs.hourly_job,
         jobs.daily_job,

@@ -15,48 +15,37 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
+from babylon_rl.orchestration.runs import partition_tags
+from babylon_rl_tests import dagster_queries as queries
+
 NAMES = ("code", "webserver", "daemon")
 FINISHED = ("COMPLETED_SUCCESS", "COMPLETED_FAILED", "COMPLETED", "FAILED", "CANCELED")
 REPOSITORY = "__repository__"
 LOCATION = "babylon_rl"
 
-_LOADED = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
-_BACKFILL = """
-mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
-  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }
-"""
-_RUN = """
-mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
-  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }
-"""
-_STATE = """
-query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status
-  error { message }
-  assetBackfillData { assetBackfillStatuses { ... on AssetPartitionsStatusCounts { assetKey { path }
-    numPartitionsTargeted numPartitionsMaterialized numPartitionsFailed numPartitionsInProgress } } } } } }
-"""
-_RUNS = """
-query ($tags: [ExecutionTag!]) { runsOrError(filter: { tags: $tags }) { ... on Runs { results {
-  runId status tags { key value } } } } }
-"""
-_EVENTS = """
-query ($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
-  ... on MessageEvent { message level } ... on ErrorEvent { error { message } } } } } }
-"""
-_PARTITIONS = """
-query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
-  partitionStats { numMaterialized numFailed numMaterializing } } } }
-"""
-
 
 class Unfinished(AssertionError):
     """What was waited for did not come."""
+
+
+@dataclass(frozen=True)
+class Staleness:
+    """What Dagster says of one partition.
+
+    Attributes:
+        causes: Root causes of its staleness: category, asset, partition and reason.
+    """
+
+    status: str
+    version: str | None
+    causes: set[tuple[str, str, str | None, str]]
 
 
 class DagsterServices:
@@ -86,7 +75,7 @@ class DagsterServices:
 
         def loaded() -> bool:
             with contextlib.suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
-                if self.query(_LOADED)["repositoriesOrError"]["nodes"]:
+                if self.query(queries.LOADED)["repositoriesOrError"]["nodes"]:
                     return True
                 self.query(reload)
             return False
@@ -108,31 +97,75 @@ class DagsterServices:
     def backfill(self, assets: Sequence[str], partitions: Sequence[str]) -> str:
         """Launches a backfill as the page does and returns its id."""
         params = {"assetSelection": [{"path": [name]} for name in assets], "partitionNames": list(partitions)}
-        launched = self.query(_BACKFILL, params=params)["launchPartitionBackfill"]
+        launched = self.query(queries.BACKFILL, params=params)["launchPartitionBackfill"]
         if "backfillId" not in launched:
             raise ValueError(str(launched))
         return launched["backfillId"]
 
-    def launch(self, job: str, partition: str) -> str:
-        """Launches one run of a job, through the queue, and returns its id."""
+    def launch(self, job: str, *partitions: str, assets: Sequence[str] = ()) -> str:
+        """Launches one run of a job, through the queue, and returns its id.
+
+        Args:
+            job: Name of the job; `__ASSET_JOB` for `assets`.
+            partitions: None, one, or the first and the last.
+            assets: What is made of the job; nothing for all.
+        """
+        selector: dict[str, Any] = {
+            "pipelineName": job,
+            "repositoryName": REPOSITORY,
+            "repositoryLocationName": LOCATION,
+        }
+        if assets:
+            selector |= {"assetSelection": [{"path": [name]} for name in assets], "assetCheckSelection": []}
         params = {
-            "selector": {
-                "pipelineName": job,
-                "repositoryName": REPOSITORY,
-                "repositoryLocationName": LOCATION,
-            },
+            "selector": selector,
             "mode": "default",
             "runConfigData": {},
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+            "executionMetadata": {
+                "tags": [
+                    {"key": key, "value": value}
+                    for key, value in partition_tags(*(partitions or (None,))).items()
+                ]
+            },
         }
-        launched = self.query(_RUN, params=params)["launchPipelineExecution"]
+        launched = self.query(queries.RUN, params=params)["launchPipelineExecution"]
         if "run" not in launched:
             raise ValueError(str(launched))
         return launched["run"]["runId"]
 
+    def run(self, run_id: str, seconds: float = 120) -> str:
+        """Waits for the end of a run and returns its status."""
+        status = ""
+
+        def ended() -> bool:
+            nonlocal status
+            with contextlib.suppress(httpx.HTTPError, ValueError):
+                status = self.query(queries.STATUS, id=run_id)["runOrError"].get("status", "")
+            return status in ("SUCCESS", "FAILURE", "CANCELED")
+
+        self.until(ended, f"{run_id} goes on", seconds)
+        return status
+
+    def staleness(self, asset: str, partitions: Sequence[str]) -> dict[str, "Staleness"]:
+        """What the page of an asset says of partitions, by partition."""
+        key = {"path": [asset]}
+        found = self.query(queries.STALENESS, key=key, partitions=list(partitions))["assetNodeOrError"]
+        parts = zip(partitions, found["status"], found["causes"], found["version"], strict=True)
+        return {
+            partition: Staleness(
+                status,
+                version,
+                {
+                    (cause["category"], cause["key"]["path"][0], cause["partitionKey"], cause["reason"])
+                    for cause in causes
+                },
+            )
+            for partition, status, causes, version in parts
+        }
+
     def state(self, backfill: str) -> dict[str, Any]:
         """What the UI says of a backfill: its status, and counts of partitions by asset."""
-        found = self.query(_STATE, id=backfill)["partitionBackfillOrError"]
+        found = self.query(queries.STATE, id=backfill)["partitionBackfillOrError"]
         if "status" not in found:  # its storage is away
             return {"status": "UNKNOWN", "error": None, "assets": {}}
         counts = (found.get("assetBackfillData") or {}).get("assetBackfillStatuses", [])
@@ -145,7 +178,7 @@ class DagsterServices:
     def runs(self, backfill: str) -> list[dict[str, Any]]:
         """The runs of a backfill, newest first: runId, status, tags."""
         tags = [{"key": "dagster/backfill", "value": backfill}]
-        found = self.query(_RUNS, tags=tags)["runsOrError"]["results"]
+        found = self.query(queries.RUNS, tags=tags)["runsOrError"]["results"]
         return [run | {"tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in found]
 
     def failures(self, backfill: str) -> str:
@@ -154,7 +187,7 @@ class DagsterServices:
         for run in self.runs(backfill):
             lines.append(f"{run['runId']} {run['status']} {run['tags']}")
             if run["status"] != "SUCCESS":
-                events = self.query(_EVENTS, id=run["runId"])["logsForRun"].get("events", [])
+                events = self.query(queries.EVENTS, id=run["runId"])["logsForRun"].get("events", [])
                 lines += [
                     f"  {e['message'][:300]} {(e.get('error') or {}).get('message', '')[:600]}"
                     for e in events
@@ -169,7 +202,9 @@ class DagsterServices:
         def read() -> bool:  # a webserver finds out once per pooled connection that its database was away
             with contextlib.suppress(ValueError):
                 counts.update(
-                    self.query(_PARTITIONS, key={"path": [asset]})["assetNodeOrError"]["partitionStats"]
+                    self.query(queries.PARTITIONS, key={"path": [asset]})["assetNodeOrError"][
+                        "partitionStats"
+                    ]
                 )
             return bool(counts)
 

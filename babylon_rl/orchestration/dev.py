@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from babylon_rl.errors import BabylonError
-from babylon_rl.orchestration.instance import prepare_dagster_home, workspace_file
+from babylon_rl.orchestration.instance import prepare_instance, workspace_file
 from babylon_rl.policy.server import listen
 from babylon_rl.settings import Settings
 
@@ -84,7 +84,7 @@ def run_together(
         ServiceEndedError: A service ended by itself.
     """
     require_free_ports(services)
-    prepare_dagster_home(settings)
+    prepare_instance(settings)
     # Also SIGINT, which a script that starts us in the background lets us, and the services, ignore.
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     processes: list[subprocess.Popen[bytes]] = []

@@ -29,6 +29,7 @@ LIBRARY_ENVIRONMENT = {
 }
 
 STATEMENT_TIMEOUT_MS = 300_000
+RECORDED_ROWS = dg.AssetKey("recorded_rows")
 
 
 class DagsterHomeError(BabylonError):
@@ -96,7 +97,25 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     warnings.filterwarnings("ignore", "Handling yaml-defined logging configuration", dg.BetaWarning)
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, pool_recycle=3600, max_overflow=10)
+        _begin_observing(instance)
         yield instance
+
+
+def prepare_instance(settings: Settings) -> None:
+    """Prepares DAGSTER_HOME and the instance in it before other processes open it; safe to repeat."""
+    with open_instance(settings):
+        pass
+
+
+def _begin_observing(instance: dg.DagsterInstance) -> None:
+    """Makes sure that something was observed of the recorded rows before the first window is made of them.
+
+    Dagster compares an input with what it was when its output was made; of an input of which it knew nothing
+    then, no later observation is news (`CachingStaleStatusResolver._is_dep_updated` in 1.13).
+    """
+    if not instance.fetch_observations(RECORDED_ROWS, limit=1).records:
+        text = "From now on, a window of which other rows are observed is stale."
+        instance.report_runless_asset_event(dg.AssetObservation(RECORDED_ROWS, description=text))
 
 
 def _repository_file(name: str | Path) -> Path:

@@ -7,6 +7,7 @@ else a second try would fail in the same way. So a failed step says on its run w
 """
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar, cast
 
 import asyncpg
 import dagster as dg
@@ -28,8 +29,10 @@ LOST = (
     DagsterPostgresException,
 )
 RETRY_TAG = "dagster/retry_on_asset_or_op_failure"
-NEVER = "trained_checkpoint"
+NEVER = dg.AssetKey("trained_checkpoint")
 """Training is read before it is repeated."""
+
+Watched = TypeVar("Watched", bound=dg.AssetsDefinition | dg.AssetSpec)
 
 
 def is_lost(error: BaseException | None) -> bool:
@@ -46,19 +49,25 @@ def retry_run_after_lost_database(context: dg.HookContext) -> None:
         context.instance.add_run_tags(context.run_id, {RETRY_TAG: "true"})
 
 
-def watched(assets: Iterable[dg.AssetsDefinition | dg.AssetSpec]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """Returns the assets with the hook on all that may be repeated."""
+def watched(assets: Iterable[Watched]) -> list[Watched]:
+    """Returns the assets and their checks with the hook on all that may be repeated."""
     return [
-        asset.with_hooks({retry_run_after_lost_database})
-        if isinstance(asset, dg.AssetsDefinition) and asset.key.to_user_string() != NEVER
+        cast(Watched, asset.with_hooks({retry_run_after_lost_database}))
+        if isinstance(asset, dg.AssetsDefinition) and NEVER not in asset.keys
         else asset
         for asset in assets
     ]
 
 
 def _is_closed(error: BaseException) -> bool:
-    """Whether a connection was used whose server has gone: between two statements nobody notices."""
-    return isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
+    """Whether a connection was used whose server has gone: between two statements nobody notices.
+
+    asyncpg then says that it is closed, or trips over the state in which the server left it.
+    """
+    said = str(error)
+    return (isinstance(error, asyncpg.InterfaceError) and "closed" in said) or (
+        isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in said
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

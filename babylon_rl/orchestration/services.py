@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from babylon_rl.errors import BabylonError
-from babylon_rl.orchestration.instance import REPOSITORY, prepare_dagster_home
+from babylon_rl.orchestration.instance import REPOSITORY, prepare_dagster_home, prepare_instance
 from babylon_rl.settings import Settings
 
 CODE_PORT = 4000
@@ -119,6 +119,8 @@ def become(
     """Prepares DAGSTER_HOME and replaces this process by the service's."""
     line = command(name, settings, host=host, port=port, code_host=code_host, code_port=code_port)
     prepare_dagster_home(settings)
+    if name == "daemon":
+        prepare_instance(settings)
     if name in ("webserver", "daemon"):
         write_workspace(settings, code_host, code_port)
     os.chdir(REPOSITORY)

@@ -121,7 +121,9 @@ async def status_lines(db: Databases, trained: set[str], settings: Settings) -> 
     facts = await windows_until_newest(db.rl, 48)
     now = datetime.now(UTC)
     verdicts = [judge_window(window, now, settings) for window in facts]
-    due = [v.facts.window_id for v in verdicts if v.requested]
+    due = [
+        v.facts.window_id for v in verdicts if v.requested and v.facts.window_id >= settings.first_partition
+    ]
     untrained = [d for d in await read_days(db.rl) if d.day not in trained]
     deployment = await current(db.rl)
     quarantined = await db.rl.fetchval("SELECT count(*) FROM rl.quarantine WHERE released_at IS NULL")

@@ -9,13 +9,14 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 
 from babylon_rl.orchestration.assets.common import GROUP, OWNERS
 from babylon_rl.orchestration.changes import windows_with_other_rows
+from babylon_rl.orchestration.instance import RECORDED_ROWS
 from babylon_rl.orchestration.partitions import hourly
 from babylon_rl.orchestration.readiness import WindowFacts
 from babylon_rl.orchestration.resources import JUDGE, PostgresResource
 from babylon_rl.records.reader import reconcile_window_rows
 
 SPEC = dg.AssetSpec(
-    "recorded_rows",
+    RECORDED_ROWS,
     partitions_def=hourly,
     group_name=GROUP,
     owners=OWNERS,
@@ -53,7 +54,8 @@ def _observe(context: dg.AssetExecutionContext, postgres: PostgresResource) -> I
         context.log_event(observation(facts))
     context.log.info(f"{len(found)} windows have other rows than when they were frozen")
     # Not `ObserveResult`: of a run for one partition that would be an observation of it without a version.
-    yield dg.Output(None, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+    observed = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+    yield dg.Output(None, SPEC.key.to_user_string(), metadata=observed)
 
 
 with warnings.catch_warnings():
