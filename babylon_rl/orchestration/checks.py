@@ -14,7 +14,7 @@ from babylon_rl.orchestration import judge_checks, model_checks
 from babylon_rl.orchestration.assets.trajectories import REASONS
 from babylon_rl.orchestration.check_queries import LAST_WINDOWS, checks_of, fetch, median, partition_keys
 from babylon_rl.orchestration.partitions import hourly
-from babylon_rl.orchestration.reporting import markdown_table, shown, table
+from babylon_rl.orchestration.reporting import shown, table
 from babylon_rl.orchestration.resources import PostgresResource
 from babylon_rl.scoring.frozen import SETTLED
 
@@ -70,7 +70,7 @@ def quarantine_rate(
             {
                 "rows/quarantined": bad,
                 "rows/quarantine_rate": rate,
-                "windows": markdown_table(
+                "windows": table(
                     ("window", "rows", "quarantined"),
                     [(w["window_id"], w["rows"], w["quarantined"]) for w in windows if w["quarantined"]],
                 ),
@@ -103,8 +103,8 @@ def data_quality(context: dg.AssetCheckExecutionContext, postgres: PostgresResou
                 "rows/found": rows,
                 "rows/good_share": good / rows if rows else None,
                 "rows/good_share_wanted": threshold,
-                "reasons": markdown_table(("reason", "rows"), reasons.most_common()),
-                "windows": markdown_table(
+                "reasons": table(("reason", "rows"), reasons.most_common()),
+                "windows": table(
                     ("window", "rows", "above their bar", "mean score"),
                     [(w["window_id"], w["found_rows"], w["good_rows"], w["quality"]) for w in poor],
                 ),
@@ -132,7 +132,7 @@ def outcomes_settled(
                 "windows/open": sum(w["outcomes_status"] != SETTLED for w in windows),
                 "orders/count": sum(w["orders"] for w in windows),
                 "orders/unpriced": sum(w["unpriced"] for w in windows),
-                "windows": markdown_table(
+                "windows": table(
                     ("window", "outcomes", "orders", "old enough, without value"),
                     [(w["window_id"], w["outcomes_status"], w["orders"], w["unpriced"]) for w in wanting],
                 ),
@@ -154,7 +154,7 @@ def reward_spread(context: dg.AssetCheckExecutionContext, postgres: PostgresReso
             {
                 "groups/scored": len(windows) - len(flat),
                 "groups/not_trainable": len(flat),
-                "windows": markdown_table(
+                "windows": table(
                     ("window", "status", "why", "agents", "reward std"),
                     [
                         (w["window_id"], w["group_status"], w["group_reason"], w["agents"], w["reward_std"])
@@ -183,7 +183,7 @@ def pnl_share_of_reward(
                 "reward/pnl_variance_share": share,
                 "reward/pnl_spearman": correlation,
                 "groups/measured": len(windows),
-                "windows": markdown_table(
+                "windows": table(
                     ("window", "share of variance", "rank correlation"),
                     [
                         (w["window_id"], w["pnl_variance_share"], w["pnl_spearman"])

@@ -7,7 +7,7 @@ import dagster as dg
 
 from babylon_rl.orchestration.check_queries import LAST_WINDOWS, Check, fetch, median, partition_keys
 from babylon_rl.orchestration.partitions import hourly
-from babylon_rl.orchestration.reporting import markdown_table, shown
+from babylon_rl.orchestration.reporting import shown, table
 from babylon_rl.orchestration.resources import PostgresResource
 
 NEARLY_SPENT = 0.8
@@ -43,7 +43,7 @@ def judge_failures(context: dg.AssetCheckExecutionContext, postgres: PostgresRes
                 "judge/windows": len(runs),
                 "judge/failed": len(failed),
                 "judge/failure_rate": len(failed) / len(runs) if runs else None,
-                "windows": markdown_table(
+                "windows": table(
                     ("window", "judge", "why"),
                     [(r["window_id"], r["judge_model"], r["reason"]) for r in failed],
                 ),
@@ -70,7 +70,7 @@ def judge_agrees_with_money(
                 "judge/order_spread": median(_known(runs, "spread")),
                 "judge/flip_rate": median(_known(runs, "flip_rate")),
                 "judge/doubted": len(doubted),
-                "windows": markdown_table(
+                "windows": table(
                     ("window", "doubt", "whose scores", "rank correlation"),
                     [(r["window_id"], r["alarm"], r["method"], r["spearman"]) for r in doubted],
                 ),
@@ -93,7 +93,7 @@ def judge_canary(context: dg.AssetCheckExecutionContext, postgres: PostgresResou
             {
                 "judge/canaries": sum(run["canaries"] for run in runs),
                 "judge/canaries_failed": len(fooled),
-                "windows": markdown_table(
+                "windows": table(
                     ("window", "judge", "canary's score", "whose scores count"),
                     [(r["window_id"], r["judge_model"], r["canary_score"], r["method"]) for r in fooled],
                 ),
@@ -115,7 +115,7 @@ def judge_budget(context: dg.AssetCheckExecutionContext, postgres: PostgresResou
             {
                 "judge/usd_today": spent,
                 "judge/usd_budget": budget,
-                "judges": markdown_table(
+                "judges": table(
                     ("judge", "requests", "failed", "$"),
                     [(r["judge_model"], r["calls"], r["failed"], r["usd"]) for r in rows],
                 ),

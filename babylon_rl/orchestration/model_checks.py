@@ -12,7 +12,7 @@ from babylon_rl.benchmark.gate import (
 )
 from babylon_rl.orchestration.check_queries import checks_of, fetch, partition_keys
 from babylon_rl.orchestration.partitions import daily
-from babylon_rl.orchestration.reporting import Metadata, markdown_table, shown
+from babylon_rl.orchestration.reporting import Metadata, shown, table
 from babylon_rl.orchestration.resources import ArtifactStoreResource, PostgresResource
 from babylon_rl.training.batch import load_batch
 
@@ -54,7 +54,7 @@ def no_leaks(
             {
                 "leaks/batches": len(batches),
                 "leaks/count": len(leaks),
-                "leaks": markdown_table(
+                "leaks": table(
                     ("window", "agent", "kind"),
                     [(leak.window_id, leak.agent_id, leak.kind) for leak in leaks],
                 ),
@@ -79,7 +79,7 @@ def training_ended(context: dg.AssetCheckExecutionContext, postgres: PostgresRes
                 "training/done": sum(unit["status"] == "done" for unit in units),
                 "training/failed": len(lost) - in_doubt,
                 "training/in_doubt": in_doubt,
-                "days": markdown_table(
+                "days": table(
                     ("day", "backend", "status", "why"),
                     [(unit["day"], unit["backend"], unit["status"], unit["error"]) for unit in lost],
                 ),
@@ -111,7 +111,7 @@ def invalid_actions(
                 "gate/judged": len(rates),
                 "actions/invalid_rate": max((rate[2] for rate in rates), default=None),
                 "actions/incumbent_invalid_rate": max((rate[3] for rate in rates), default=None),
-                "days": markdown_table(("day", "version", "invalid", "incumbent"), worse),
+                "days": table(("day", "version", "invalid", "incumbent"), worse),
             }
         ),
     )
@@ -133,7 +133,7 @@ def candidate_beats_incumbent(
                 "gate/judged": len(verdicts),
                 "gate/promoted": promoted,
                 **(_numbers_of(verdicts[0]["metrics"]["verdict"]) if verdicts else {}),
-                "days": markdown_table(
+                "days": table(
                     ("day", "version", "incumbent", "verdict", "why"),
                     [(v["day"], v["version"], v["incumbent"], v["verdict"], v["reason"]) for v in verdicts],
                 ),
@@ -157,7 +157,7 @@ def one_active_deployment(
             {
                 "deployments/active": len(active),
                 "deployments/known": len(rows),
-                "deployments": markdown_table(
+                "deployments": table(
                     ("version", "role", "percent", "status of the model"),
                     [(row["version"], row["role"], row["percentage"], row["status"]) for row in active],
                 ),

@@ -20,6 +20,9 @@ from dagster._core.utils import make_new_run_id
 Metadata = dict[str, Any]
 """Metadata as Dagster takes it: numbers, texts and `MetadataValue`s."""
 
+Column = str | tuple[str, str, str]
+"""A column of a table: its name, or its name, kind and meaning."""
+
 DIGITS = 6
 """Significant digits of a figure: a person reads no more, and no plot shows more."""
 
@@ -106,27 +109,30 @@ def shown(metadata: Mapping[str, Any]) -> Metadata:
 
 
 def table(
-    columns: Sequence[tuple[str, str, str]], rows: Sequence[Sequence[object]], *, limit: int = 50
+    columns: Sequence[Column], rows: Sequence[Sequence[object]], *, limit: int = 50
 ) -> dg.TableMetadataValue | None:
-    """Returns a table with a schema, None for no rows.
+    """Returns a table with a schema, None for no rows. The UI shows it as it is, and markdown, unless it is
+    short, behind a click.
 
     Args:
-        columns: Name, kind (`text`, `integer`, `float8`, …) and meaning of each.
+        columns: Name, kind (`text`, `integer`, `float8`, …) and meaning of each, or a name that says it all.
         rows: Their values; what is neither number nor truth value is shown as text.
         limit: Rows shown; the others are counted in a last row, never dropped silently.
     """
     if not rows:
         return None
-    names = [name for name, _, _ in columns]
+    names = [column if isinstance(column, str) else column[0] for column in columns]
     records = [dg.TableRecord(dict(zip(names, map(_value, row), strict=True))) for row in rows[:limit]]
     if len(rows) > limit:
         records.append(dg.TableRecord({**dict.fromkeys(names), names[0]: f"… and {len(rows) - limit} more"}))
     return dg.MetadataValue.table(records, table_schema(columns))
 
 
-def table_schema(columns: Sequence[tuple[str, str, str]]) -> dg.TableSchema:
-    """Returns the schema of columns that have a name, a kind and a meaning each."""
-    return dg.TableSchema([dg.TableColumn(name, kind, text) for name, kind, text in columns])
+def table_schema(columns: Sequence[Column]) -> dg.TableSchema:
+    """Returns the schema of columns; see `table`."""
+    return dg.TableSchema(
+        [dg.TableColumn(column) if isinstance(column, str) else dg.TableColumn(*column) for column in columns]
+    )
 
 
 def markdown_table(

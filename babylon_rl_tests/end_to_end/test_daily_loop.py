@@ -120,13 +120,21 @@ def test_a_day_from_trading_to_a_judged_model(
     assert value(benchmark, "gain/low") <= value(benchmark, "gain/mean") <= value(benchmark, "gain/high")
     assert "n = 1024" in value(benchmark, "reason")
 
+    for made, stage in ((batch, "batch"), (checkpoint, "train"), (benchmark, "benchmark")):
+        assert 0 < value(made, f"duration/{stage}_s") < 600
+        assert isinstance(value(made, "wandb"), str), "the run of W&B, offline its id"
+    assert value(checkpoint, "costs/actual_usd") == 0, "of the machine's own hours"
+    assert value(latest(instance, "deployed_model"), "duration/deploy_s") > 0
+
     evaluations = checks(instance)
     assert set(evaluations) == {
         "quarantine_rate",
         "data_quality",
+        "outcomes_settled",
         "reward_spread",
         "pnl_share_of_reward",
         "no_leaks",
+        "training_ended",
         "invalid_actions",
         "candidate_beats_incumbent",
         "one_active_deployment",
@@ -136,6 +144,7 @@ def test_a_day_from_trading_to_a_judged_model(
         "judge_failures",
     }
     assert evaluations["one_active_deployment"].passed
+    assert evaluations["outcomes_settled"].passed and evaluations["training_ended"].passed
     assert evaluations["no_leaks"].passed and evaluations["invalid_actions"].passed
     assert evaluations["candidate_beats_incumbent"].passed == (value(benchmark, "status") == "promoted")
 
@@ -151,7 +160,10 @@ def test_a_day_from_trading_to_a_judged_model(
     before = versions(instance, DAY)
     run_day(instance, str(DAY))
     assert versions(instance, DAY) == before, "repeating a day changes nothing"
-    assert value(latest(instance, "trained_checkpoint", DAY), "status") == "trained before"
+    again = latest(instance, "trained_checkpoint", DAY)
+    assert value(again, "status") == "trained before"
+    assert value(again, "duration/train_s") == value(checkpoint, "duration/train_s")
+    assert "duration/benchmark_s" not in latest(instance, "checkpoint_benchmark", DAY).metadata
     assert len(query(dsn, "SELECT 1 FROM rl.training_units")) == 1
 
 

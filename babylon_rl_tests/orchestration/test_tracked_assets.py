@@ -67,6 +67,7 @@ def test_an_artifact_for_every_asset_with_digests_and_lineage(
             result = dg.materialize(assets, instance=instance, resources=resources(), partition_key=partition)
             for event in result.get_asset_materialization_events():
                 tags = event.materialization.tags or {}
+                assert isinstance(event.materialization.metadata["wandb"], dg.UrlMetadataValue)
                 made[event.materialization.asset_key.to_user_string()] = tags["dagster/data_version"]
     sent = {artifact.name: artifact for artifact in wandb.artifacts}
     assert wandb.unknown == [] and set(sent) == set(made) and len(made) == 4

@@ -30,7 +30,6 @@ STOCKS = (
     ("flags", "text", "What is uncertain about it."),
 )
 PREDICTIONS = (
-    ("market", "text", "Id of the market and of its question."),
     ("question", "text", "What was asked."),
     ("outcome", "text", "YES or NO once the game has resolved it, else UNRESOLVED."),
     (
@@ -38,8 +37,9 @@ PREDICTIONS = (
         "float8",
         "Of the pool at the last trade before end or resolution.",
     ),
-    ("volume", "float8", "Traded in the window, $."),
     ("resolved at", "timestamp", "UTC; empty while it is open."),
+    ("volume", "float8", "Traded in the window, $."),
+    ("market", "text", "Id of the market."),
     ("flags", "text", "What is uncertain about it."),
 )
 """Columns of the outcomes. What the game has not resolved is not known here either: `Question.outcome`, which
@@ -107,9 +107,11 @@ def _metadata(derived: DerivedWindow) -> Metadata:
         "predictions": table(
             PREDICTIONS,
             [
-                (p.market_id, p.question, p.outcome, p.final_probability, p.volume)
-                + (f"{p.resolved_at:%Y-%m-%d %H:%M:%S}" if p.resolved_at else None, ", ".join(p.flags))
+                (p.question, p.outcome, p.final_probability)
+                + (f"{p.resolved_at:%Y-%m-%d %H:%M:%S}" if p.resolved_at else None,)
+                + (p.volume, p.market_id, ", ".join(p.flags))
                 for p in sorted(predictions, key=lambda p: (p.resolved_at is None, -p.volume))
             ],
+            limit=20,
         ),
     }

@@ -92,7 +92,7 @@ def _metadata(training: DayTraining) -> Metadata:
             as_markdown(token_shares(steps_of(training.model)), "Shares of tokens")
         ),
         # Losses of single steps are a curve for W&B, not a figure of the day.
-        **{key: value for key, value in metrics.items() if isinstance(value, int | float)},
+        **{key: value for key, value in sorted(metrics.items()) if isinstance(value, int | float)},
     }
 
 
