@@ -62,3 +62,15 @@ def run(
     from babylon_rl.settings import get_settings
 
     services.become(name, get_settings(), host=host, port=port, code_host=code_host, code_port=code_port)
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="code, webserver, daemon, gateway or admin.")],
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the service's own.")] = None,
+) -> None:
+    """Ask a service of this machine whether it is well; the exit status says it too."""
+    from babylon_rl.orchestration import service_health
+    from babylon_rl.settings import get_settings
+
+    out.print(service_health.check(name, get_settings(), port=port), soft_wrap=True)

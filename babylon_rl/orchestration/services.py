@@ -10,6 +10,7 @@ and other supervisors start the same commands.
 
 import getpass
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,9 @@ from pathlib import Path
 
 from babylon_rl.errors import BabylonError
 from babylon_rl.orchestration.instance import REPOSITORY, prepare_dagster_home, prepare_instance
+from babylon_rl.orchestration.service_health import CODE_PORT, WEB_PORT
 from babylon_rl.settings import Settings
 
-CODE_PORT = 4000
-WEB_PORT = 3000
 LOCATION = "babylon_rl"
 TARGET = "babylon.target"
 ENVIRONMENT_FILE = """# Settings of the babylon_rl services, one NAME=value per line; see .env.example.
@@ -124,6 +124,8 @@ def become(
     if name in ("webserver", "daemon"):
         write_workspace(settings, code_host, code_port)
     os.chdir(REPOSITORY)
+    # Whoever was started in the background of a script ignores SIGINT, and Dagster then SIGTERM, too.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execv(line[0], line)
 
 
