@@ -9,9 +9,10 @@ import msgspec
 
 from babylon_rl.deployment.judging import judge
 from babylon_rl.deployment.verdicts import BenchmarkRecord, all_benchmarks, latest_benchmark
-from babylon_rl.orchestration.assets.common import GROUP, OWNERS, wandb_link
+from babylon_rl.orchestration.assets.common import GROUP, OWNERS, refused, wandb_link
 from babylon_rl.orchestration.assets.trained_checkpoint import trained_checkpoint
 from babylon_rl.orchestration.charts import as_markdown, intervals_markdown
+from babylon_rl.orchestration.day_inputs import require_training
 from babylon_rl.orchestration.model_pictures import learning_curve
 from babylon_rl.orchestration.partitions import ONE_DAY, daily
 from babylon_rl.orchestration.reporting import Metadata, markdown_table, shown
@@ -42,6 +43,8 @@ async def checkpoint_benchmark(
     async with postgres.connect(role=TRAINER) as db:
         unit = await find_trained(db.rl, parse_day(day))
         if unit is None or unit.version is None:
+            with refused():
+                await require_training(db.rl, day)
             return dg.MaterializeResult(
                 metadata={"status": "no candidate"}, data_version=dg.DataVersion("no candidate")
             )

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 import asyncpg
 import dagster as dg
 
+from babylon_rl.orchestration.day_inputs import StaleBatchError, UntrainedDayError
 from babylon_rl.orchestration.lost_database import is_lost
 from babylon_rl.orchestration.reporting import Metadata, PartitionReport
 from babylon_rl.orchestration.resources import WandbResource
 from babylon_rl.scoring.local import ScoringError
 from babylon_rl.tracking import Run
+from babylon_rl.training.errors import MissingBatchError
 
 GROUP = "babylon"
 OWNERS = ["team:babylon-rl"]
@@ -51,6 +53,15 @@ def stop_on_wrong_setup() -> Iterator[None]:
     try:
         yield
     except ScoringError as problem:
+        raise dg.Failure(str(problem), allow_retries=False) from problem
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Ends the run at once where inputs of a day are not what they should be, with the remedy."""
+    try:
+        yield
+    except (StaleBatchError, UntrainedDayError, MissingBatchError) as problem:
         raise dg.Failure(str(problem), allow_retries=False) from problem
 
 

@@ -1,14 +1,16 @@
 """`trained_checkpoint`: the policy after one more day."""
 
 import dagster as dg
+from pydantic import Field
 
 from babylon_rl.deployment.candidates import DayTraining, train_day
 from babylon_rl.deployment.judging import content_key
 from babylon_rl.deployment.lineage import parent_for_training
 from babylon_rl.deployment.registry import ModelRecord
-from babylon_rl.orchestration.assets.common import GROUP, OWNERS, wandb_link
+from babylon_rl.orchestration.assets.common import GROUP, OWNERS, refused, wandb_link
 from babylon_rl.orchestration.assets.training_batch import training_batch
 from babylon_rl.orchestration.charts import as_markdown
+from babylon_rl.orchestration.day_inputs import require_current_batch
 from babylon_rl.orchestration.model_pictures import importance_ratios, steps_of, token_shares
 from babylon_rl.orchestration.partitions import ONE_DAY, PREVIOUS_DAY, daily
 from babylon_rl.orchestration.reporting import Metadata, shown
@@ -26,6 +28,15 @@ from babylon_rl.windows import parse_day
 FAILED = "failed"
 
 
+class TrainConfig(dg.Config):
+    """Run config of `trained_checkpoint`."""
+
+    force: bool = Field(
+        default=False,
+        description="Train the day's batch also when its windows were scored anew after it was made.",
+    )
+
+
 @dg.asset(
     deps=[training_batch, dg.AssetDep("trained_checkpoint", partition_mapping=PREVIOUS_DAY)],
     partitions_def=daily,
@@ -38,6 +49,7 @@ FAILED = "failed"
 )
 async def trained_checkpoint(
     context: dg.AssetExecutionContext,
+    config: TrainConfig,
     postgres: PostgresResource,
     art: ArtResource,
     store: ArtifactStoreResource,
@@ -46,11 +58,15 @@ async def trained_checkpoint(
     """One day's batch trained with OpenPipe ART, starting from the checkpoint that the registry chooses: the
     newest one that was not rejected, else the incumbent. The dependency on yesterday gives order only. A day
     is trained once: repeating it returns its checkpoint. Without data, or where batch or parent cannot be
-    trained, it materializes with status `no data` or `failed` and checkpoint = parent. No retries: read the
-    run, then re-execute it.
+    trained, it materializes with status `no data` or `failed` and checkpoint = parent. A day whose windows
+    were scored after its batch was made is refused unless run config says `force`. No retries: read the run,
+    then re-execute it.
     """
     day = context.partition_key
     async with postgres.connect(role=TRAINER) as db:
+        if not config.force:
+            with refused():
+                await require_current_batch(db.rl, day)
         try:
             settings, track = art.settings(postgres.settings()), wandb.tracker(context.run.run_id)
             training = await train_day(db, store.open(), settings, day, track=track)
