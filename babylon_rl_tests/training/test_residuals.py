@@ -239,15 +239,27 @@ async def test_a_batch_that_was_never_trained_paid_nothing(game: Game) -> None:
     assert game.residuals(await game.build(DAYS[1])) == {}, "the other way round"
 
 
+WAITING = """
+SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = database
+                WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted)
+"""
+
+
 async def test_two_batches_at_the_same_time_pay_once(game: Game, dsn: str) -> None:
     await game.resolve()
     other = Game(await connect(dsn), game.store, [])
     try:
-        batches = await asyncio.gather(game.build(DAYS[1]), other.build(DAYS[2]))
+        async with game.rl.transaction():
+            first = await game.build(DAYS[1])
+            second = asyncio.create_task(other.build(DAYS[2]))
+            while not await game.rl.fetchval(WAITING):
+                assert not second.done(), "it did not wait for the first one to be stored"
+                await asyncio.sleep(0.01)
+        later = await second
     finally:
         await other.rl.close()
-    assert sorted(batch.residuals["groups"] for batch in batches) == [0, 1]
-    assert sorted(batch.residuals["waiting"] for batch in batches) == [0, 1]
+    assert (first.residuals["groups"], first.residuals["waiting"]) == (1, 0)
+    assert (later.residuals["groups"], later.residuals["waiting"]) == (0, 1)
 
 
 async def test_only_members_that_were_trained_are_trained_again(game: Game) -> None:
