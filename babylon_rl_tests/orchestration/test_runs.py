@@ -54,7 +54,14 @@ def test_the_checks_of_a_run_are_recorded_with_it(
     evaluations = [event.event_specific_data for event in events if event]
     found = {e.check_name: e for e in evaluations if isinstance(e, dg.AssetCheckEvaluation)}
     judges = {"judge_failures", "judge_agrees_with_money", "judge_canary", "judge_budget"}
-    assert set(found) == {"quarantine_rate", "data_quality", "reward_spread", "pnl_share_of_reward", *judges}
+    assert set(found) == {
+        "quarantine_rate",
+        "data_quality",
+        "outcomes_settled",
+        "reward_spread",
+        "pnl_share_of_reward",
+        *judges,
+    }
     assert all(evaluation.passed for evaluation in found.values())
     share = found["pnl_share_of_reward"].metadata["reward/pnl_variance_share"].value
     assert isinstance(share, float) and share > 0.5
