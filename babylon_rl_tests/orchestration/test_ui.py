@@ -1,15 +1,21 @@
 """What an operator sees and clicks in Dagster's UI: a headless Chromium before the real webserver and daemon.
 
+A month of 720 windows: four weeks made by `babylon backfill`, two days from the page, one window by the
+sensor when rows came late. It ends the day before yesterday, since the page plots the newest partitions.
 The pictures of docs/dagster_ui.md:
 
     UI_SCREENSHOTS=docs/ui .venv/bin/pytest babylon_rl_tests/orchestration/test_ui.py
 """
 
 import os
+import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,43 +42,86 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SIZE = {"width": 1280, "height": 860}
+SIZE = {"width": 1440, "height": 1000}
 WAIT = 60_000
 """Milliseconds for a part of a page to come."""
 
 AGENTS = ["agent-ada", "agent-bob", "agent-cyd", "agent-dan", "agent-eve"]
-MADE, CLICKED = "2026-10-20", "2026-10-21"
-POISONED = f"{MADE}T07:00"
-SOURCE = "https://example.org/babylon_rl/blob/main"
+DAYS = [f"{datetime.now(UTC) - timedelta(days=before):%Y-%m-%d}" for before in range(31, 1, -1)]
+MADE, CLICKED = DAYS[:28], DAYS[28:]
+POISONED = f"{DAYS[19]}T07:00"
+THIN = f"{DAYS[19]}T04:00"
+LATE = f"{DAYS[4]}T10:00"
+"""Recorded with a single agent; the others' rows come after it was made."""
+SENSOR = "/locations/babylon_rl/sensors/window_readiness"
+SOURCE = "https://github.com/example/babylon_rl/blob/main"
+
+_TICKS = """
+{ sensorOrError(sensorSelector: { repositoryName: "__repository__", repositoryLocationName: "babylon_rl",
+                                  sensorName: "window_readiness" }) { ... on Sensor {
+    sensorState { ticks(limit: 9) { status skipReason runIds error { message } } } } } }
+"""
+# The recorder of the tests knows a straight line only.
+_WAVES = """
+UPDATE "StockPrice" SET price = 100 + 8 * sin(extract(epoch FROM timestamp) / 50000)
+                                    + 3 * sin(extract(epoch FROM timestamp) / 9000)
+"""
+# Rows of that long ago would be found by the nightly comparison only.
+_JUST_NOW = """
+UPDATE "trajectories" SET "createdAt" = now() AT TIME ZONE 'UTC'
+ WHERE "windowId" = $1 AND "agentId" <> 'agent-ada'
+"""
 
 
 @pytest.fixture(scope="module")
-def dagster() -> Iterator[DagsterServices]:
-    """All partitions since October; two recorded days, of which the first was backfilled."""
+def server() -> Iterator[EmbeddedServer]:
+    """A database server of the module's own."""
     with tempfile.TemporaryDirectory(prefix="babylon-ui-") as text:
         folder = Path(text)
         folder.chmod(0o711)  # as root the server runs under another account
-        home = folder / "home"
         try:
-            run(_record(ensure_server(home)))
-            environment = {name.upper(): "" for name in Settings.model_fields}
-            environment |= {"BABYLON_HOME": str(home), "DAGSTER_HOME": ""}
-            environment |= {"WANDB_MODE": "none", "SCORER": "heuristic", "SOURCE_URL": SOURCE}
-            with dagster_services({k: v for k, v in environment.items() if v}, folder) as services:
-                backfill = services.backfill(HOURLY_ASSETS, windows_of_day(MADE))
-                state = services.wait(backfill)
-                assert state["status"] == "COMPLETED_SUCCESS", services.failures(backfill)
-                yield services
+            yield ensure_server(folder / "home")
         finally:
-            destroy_server(home)
+            destroy_server(folder / "home")
+
+
+@pytest.fixture(scope="module")
+def dagster(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterServices]:
+    """A recorded month of which four weeks are made, and the services."""
+    run(_record(server))
+    environment = {name.upper(): "" for name in Settings.model_fields} | {"DAGSTER_HOME": ""}
+    environment |= {"BABYLON_HOME": str(server.home), "WANDB_MODE": "none"}
+    environment |= {"SCORER": "heuristic", "SOURCE_URL": SOURCE}
+    environment |= {"FIRST_PARTITION": f"{DAYS[0]}T00:00"}
+    environment = {k: v for k, v in environment.items() if v}
+    line = [sys.executable, "-m", "babylon_rl.cli", "backfill", "--no-train", "--yes"]
+    line += ["--from", MADE[0], "--to", MADE[-1]]
+    made = subprocess.run(line, env=os.environ | environment, capture_output=True, text=True)
+    assert made.returncode == 0 and "672 windows made" in made.stdout, made.stdout + made.stderr
+    with dagster_services(environment, tmp_path_factory.mktemp("logs")) as services:
+        yield services
 
 
 async def _record(server: EmbeddedServer) -> None:
     await migrate(server.dsn(), embedded=True)
     game = await connect(server.dsn())
     try:
-        for window_id in windows_of_day(MADE) + windows_of_day(CLICKED):
-            await record_window(game, window_id, AGENTS, garbage=int(window_id == POISONED))
+        await game.execute("SET synchronous_commit = off")
+        for day in DAYS:
+            for window_id in windows_of_day(day):
+                count = {THIN: 2, LATE: 1}.get(window_id, len(AGENTS))
+                await record_window(game, window_id, AGENTS[:count], garbage=int(window_id == POISONED))
+        await game.execute(_WAVES)
+    finally:
+        await game.close()
+
+
+async def _record_late(server: EmbeddedServer) -> None:
+    game = await connect(server.dsn())
+    try:
+        await record_window(game, LATE, AGENTS[1:])
+        await game.execute(_WAVES)
+        await game.execute(_JUST_NOW, LATE)
     finally:
         await game.close()
 
@@ -111,9 +160,20 @@ def picture(page: "Page", name: str) -> None:
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
+def ticks(dagster: DagsterServices, status: str) -> list[dict[str, Any]]:
+    """The last ticks of the readiness sensor that ended so, newest first."""
+    found = dagster.query(_TICKS)["sensorOrError"]["sensorState"]["ticks"]
+    return [tick for tick in found if tick["status"] == status]
+
+
 def test_the_graph_shows_every_asset(page: "Page", dagster: DagsterServices) -> None:
+    page.set_viewport_size({"width": 1280, "height": 2150})
     page.goto(f"{dagster.url}/asset-groups")
     shows(page, *HOURLY_ASSETS, "recorded_rows", "training_batch", "trained_checkpoint", "deployed_model")
+    page.locator("button:has([aria-label=settings])").last.click()
+    page.get_by_text("Change graph to vertical orientation").first.click()
+    page.reload()  # else it stays where it was, too small to read
+    shows(page, *HOURLY_ASSETS, "% filled")
     picture(page, "graph")
 
 
@@ -125,13 +185,13 @@ def test_an_asset_explains_itself(page: "Page", dagster: DagsterServices) -> Non
 
 def test_a_window_shows_its_partition_bar_and_its_metadata(page: "Page", dagster: DagsterServices) -> None:
     page.goto(f"{dagster.url}/assets/trajectories?view=partitions&partition={POISONED}")
-    shows(page, "Materialized (24)", "rows/quarantined", "rows/good_share", "frozen", *AGENTS)
+    shows(page, "Materialized (672)", "Failed (0)", "rows/quarantined", "rows/good_share", "frozen", *AGENTS)
     picture(page, "window")
 
 
-def test_figures_of_windows_are_plotted(page: "Page", dagster: DagsterServices) -> None:
-    page.goto(f"{dagster.url}/assets/scored_groups?view=events&partition={POISONED}")
-    shows(page, "groups/reward_mean")
+def test_a_thin_window_is_there_with_its_status(page: "Page", dagster: DagsterServices) -> None:
+    page.goto(f"{dagster.url}/assets/scored_groups?view=partitions&partition={THIN}")
+    shows(page, "thin", "2 of at least 3 agents")
 
 
 def test_a_check_says_what_it_found(page: "Page", dagster: DagsterServices) -> None:
@@ -140,25 +200,58 @@ def test_a_check_says_what_it_found(page: "Page", dagster: DagsterServices) -> N
     picture(page, "check")
 
 
-def test_a_tick_of_the_sensor_gives_reasons(page: "Page", dagster: DagsterServices) -> None:
-    page.goto(f"{dagster.url}/locations/babylon_rl/sensors/window_readiness")
-    page.get_by_text("Preview tick result").first.click()
-    page.get_by_role("button", name="Continue").click()
-    shows(page, f"{CLICKED}T00:00")
+def test_the_sensor_is_turned_on_and_requests_the_window_to_which_rows_came_late(
+    page: "Page", dagster: DagsterServices, server: EmbeddedServer
+) -> None:
+    run(_record_late(server))
+    page.goto(f"{dagster.url}{SENSOR}")
+    page.locator("tr", has=page.get_by_text("Running", exact=True)).locator("label").click()
+    dagster.until(lambda: ticks(dagster, "SUCCESS"), f"no tick: {ticks(dagster, 'FAILURE')}", 120)
+    [tick] = ticks(dagster, "SUCCESS")
+    assert len(tick["runIds"]) == 1
+    shows(page, "1 run requested")
     picture(page, "tick")
 
+    def agents() -> int:
+        page.goto(f"{dagster.url}/assets/trajectories?view=partitions&partition={LATE}")
+        shows(page, "rows/agents")
+        return int(page.locator("tr", has_text="rows/agents").inner_text().split()[-1])
 
-def test_a_backfill_is_launched_by_clicking(page: "Page", dagster: DagsterServices) -> None:
+    dagster.until(lambda: agents() == len(AGENTS), "the late rows are not taken", 180)
+
+
+def test_a_backfill_launched_by_clicking_ends_in_the_partition_bar(
+    page: "Page", dagster: DagsterServices
+) -> None:
     page.goto(f"{dagster.url}/assets/trajectories?view=partitions")
     page.get_by_text("Materialize…").first.click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("Custom").click()
     chosen = dialog.locator("input[type=text]").first
-    chosen.fill(f"[{CLICKED}T00:00...{CLICKED}T23:00]")
+    chosen.fill(f"[{CLICKED[0]}T00:00...{CLICKED[-1]}T23:00]")
     chosen.press("Enter")
-    dialog.get_by_text("24 partitions", exact=True).wait_for()
+    dialog.get_by_text("48 partitions", exact=True).wait_for()
     picture(page, "launch")
     dialog.get_by_text("Launch backfill").last.click()
-    dagster.until(lambda: dagster.partitions("trajectories")["numMaterialized"] == 48, "no backfill", 180)
-    page.goto(f"{dagster.url}/assets/trajectories?view=partitions&partition={CLICKED}T12:00")
-    shows(page, "Materialized (48)", "Failed (0)", "frozen")
+    dagster.until(lambda: dagster.partitions("trajectories")["numMaterialized"] >= 720, "no backfill", 240)
+    page.goto(f"{dagster.url}/assets/trajectories?view=partitions&partition={CLICKED[-1]}T12:00")
+    shows(page, "Failed (0)", "frozen")
+    page.locator("body").filter(has_text=re.compile(r"Materialized \(7[2-9]\d\)")).wait_for()
+    picture(page, "month")
+
+
+def test_figures_are_plotted_over_the_windows(page: "Page", dagster: DagsterServices) -> None:
+    page.goto(f"{dagster.url}/assets/scored_groups?view=overview")
+    page.get_by_text("Plots", exact=True).first.click()
+    plot = page.get_by_text("groups/reward_mean", exact=True).first
+    plot.scroll_into_view_if_needed()
+    assert page.locator("canvas").count() > 3
+    picture(page, "plots")
+
+
+def test_a_tick_without_a_request_says_why(page: "Page", dagster: DagsterServices) -> None:
+    dagster.until(lambda: ticks(dagster, "SKIPPED"), "no tick was skipped", 180)
+    page.goto(f"{dagster.url}{SENSOR}")
+    page.get_by_text("0 runs requested", exact=True).first.hover()
+    reason = re.compile(r"0 of \d+ windows requested, \d+ done")
+    page.locator("body").filter(has_text=reason).wait_for()
