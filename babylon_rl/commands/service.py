@@ -47,6 +47,8 @@ def install(
     systemctl = "systemctl" if system else "systemctl --user"
     out.print(f"Put your settings into {environment}, then:", soft_wrap=True)
     out.print(f"  {systemctl} daemon-reload && {systemctl} enable --now {services.TARGET}", soft_wrap=True)
+    if not system:
+        out.print("  loginctl enable-linger    # else they end when you log out", soft_wrap=True)
 
 
 @app.command()
