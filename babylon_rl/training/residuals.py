@@ -30,8 +30,7 @@ from babylon_rl import windows
 from babylon_rl.outcomes.credit import KnownValue, load_known_values, load_resolved_outcomes
 from babylon_rl.records.steps import LlmCall
 from babylon_rl.records.store import ArtifactStore
-from babylon_rl.scoring.groups import SCORED, Member, RewardedDecision, ScoredGroup, leave_one_out
-from babylon_rl.scoring.reward_statistics import SMALLEST_SPREAD
+from babylon_rl.scoring.groups import SCORED, SMALLEST_SPREAD, Member, ScoredGroup, leave_one_out
 from babylon_rl.training.batch_records import frozen_batch
 from babylon_rl.training.chosen_calls import Chosen, choose, leaks_of
 from babylon_rl.training.conversion import is_residual, residual_name
@@ -120,7 +119,7 @@ async def residuals_for(
         if window_id in held:
             continue
         joined = await join_calls(rl, [_group(one, store)], unconfirmed=takes.unconfirmed == "train")
-        chosen = choose(joined.groups, takes, behind, by_decision=True)
+        chosen = choose(joined.groups, takes, behind)
         chosen.dropped.update(joined.dropped)
         if room is not None and len(found.chosen.episodes) + len(chosen.episodes) > room:
             continue
@@ -231,9 +230,6 @@ def _member(
     paid: Paid, reward: float, advantage: float, agent_id: str, record: Mapping[str, Any] | None
 ) -> Member:
     calls = [_call(call) for call in record["calls"]] if record else []
-    # Where decisions were paid singly, each gets its share of the hour's: else this would outweigh them.
-    share = 1 / max(1, paid.actions)
-    singly = record is not None and any("advantage" in call for call in record["calls"])
     return Member(
         agent_id=agent_id,
         reward=reward,
@@ -252,8 +248,6 @@ def _member(
         wins=paid.wins,
         losses=paid.losses,
         unpriced_orders=0,
-        decisions=[RewardedDecision(reward * share, advantage * share)] if singly else [],
-        call_decisions=[0] * len(calls) if singly else [],
     )
 
 

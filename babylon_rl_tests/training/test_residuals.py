@@ -20,7 +20,7 @@ from babylon_rl.outcomes.market import store_outcomes
 from babylon_rl.outcomes.window_outcomes import PredictionOutcome, WindowOutcomes
 from babylon_rl.policy.engine import EmbeddedEngine
 from babylon_rl.records.store import ArtifactStore
-from babylon_rl.scoring.groups import RewardedDecision, ScoredGroup, group_of, leave_one_out
+from babylon_rl.scoring.groups import ScoredGroup, group_of, leave_one_out
 from babylon_rl.scoring.local import HeuristicScorer, PnlScorer, Scorer, recorded_scorer
 from babylon_rl.settings import Settings
 from babylon_rl.training import units
@@ -159,26 +159,6 @@ async def test_a_resolution_is_paid_in_the_next_batch(game: Game) -> None:
     first = load_batch(game.store, (await game.build(DAYS[0])).uri)[1]
     again = [e for e in load_batch(game.store, batch.uri)[1] if e.is_residual]
     assert [e.calls for e in again] == [e.calls for e in first], "the calls that the window was trained on"
-
-
-async def test_decisions_that_were_paid_singly_share_the_residual(
-    connection: asyncpg.Connection, tmp_path: Path, played: list[ScoredGroup]
-) -> None:
-    game = Game(connection, ArtifactStore(tmp_path / "artifacts"), played)
-    for member in game.groups[0].members:
-        member.decisions = [RewardedDecision(0.0, 0.5 - place) for place in range(len(member.calls))]
-        member.call_decisions = list(range(len(member.calls)))
-    await (await game.scored()).train(await game.build(DAYS[0]))
-    await game.resolve()
-    batch = await game.build(DAYS[1])
-    assert game.residuals(batch) == pytest.approx(advantages(RESOLVED, less=PAID)), (
-        "the hour's is what it was"
-    )
-    again = [e for e in load_batch(game.store, batch.uri)[1] if e.is_residual]
-    shares = {e.agent_id: [call.advantage for call in e.calls] for e in again}
-    assert shares == {e.agent_id: [pytest.approx(e.advantage / 4)] * 4 for e in again}
-    ordinary = [e for e in load_batch(game.store, batch.uri)[1] if not e.is_residual]
-    assert all(call.advantage is None for e in ordinary for call in e.calls)
 
 
 async def test_nothing_is_paid_unless_it_is_asked_for(game: Game) -> None:
