@@ -110,6 +110,7 @@ async def training_batch(
             settings.training_min_pnl_spearman,
         ),
         eligibility(settings),
+        settings.training_credit,
         residuals=settings.residual_rewards if config.residual_rewards is None else config.residual_rewards,
     )
     if config.skip_readiness:
