@@ -31,9 +31,9 @@ SELECT window_id, recorded.rows, recorded.agents, unreadable, due,
 _STALE = """
 SELECT window_id, count(*) OVER ()::int AS windows,
        coalesce(stale_reason,
-                CASE WHEN taken_rows IS DISTINCT FROM recorded.rows
-                     THEN format('%s rows when it was scored and %s now', coalesce(taken_rows, 0),
-                                 recorded.rows)
+                CASE WHEN taken_rows IS NULL THEN 'rows arrived after it was scored'
+                     WHEN taken_rows IS DISTINCT FROM recorded.rows
+                     THEN format('%s rows when it was scored and %s now', taken_rows, recorded.rows)
                      ELSE 'rows changed after it was scored' END) AS reason,
        recorded.seen_at AS since, state.group_status AS status
   FROM rl.recorded_windows AS recorded JOIN rl.window_state AS state USING (window_id)

@@ -75,7 +75,8 @@ DASHBOARD = {
         obj(
             collection=items(obj(hour=TEXT, rows=COUNT)),
             windows=items({"type": "object"}),
-            staleWindows=items({"type": "object"}),
+            staleWindows=items(obj(windowId=TEXT, status=MAYBE_TEXT, reason=TEXT, since=MAYBE_TEXT)),
+            changedDays=items(obj(day=TEXT, version=TEXT, windows=COUNT)),
             curve=items({"type": "object"}),
             alerts=items(obj(at=MAYBE_TEXT, level=TEXT, topic=TEXT, text=TEXT)),
             deployments=items({"type": "object"}),

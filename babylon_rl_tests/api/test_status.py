@@ -178,4 +178,6 @@ def test_alerts_are_what_went_wrong_lately(settings: Settings, dsn: str) -> None
     assert "same as the base" in told["canary"]["text"] and told["failed_gate"]["level"] == "warning"
     assert "malformed_step" in told["quarantine"]["text"] and "1 window changed" in told["stale"]["text"]
     assert body["status"] == "degraded" and len(body["staleWindows"]) == 1
+    assert body["staleWindows"][0]["reason"] == "rows arrived after it was scored"
+    assert body["changedDays"] == []
     assert body["windows"][0]["stale"] is True

@@ -1,4 +1,4 @@
-"""The table of changed windows of `babylon status`: what Dagster cannot show as stale."""
+"""The tables of changed windows and days of `babylon status`: what Dagster cannot show as stale."""
 
 import io
 
@@ -6,8 +6,9 @@ import asyncpg
 import pytest
 from rich.console import Console
 
+from babylon_rl.deployment.changed_days import ChangedDay, changed_days
 from babylon_rl.orchestration.changes import changed_windows
-from babylon_rl.orchestration.views import changed_table
+from babylon_rl.orchestration.views import changed_days_table, changed_table
 
 
 @pytest.mark.anyio
@@ -33,3 +34,33 @@ async def test_scored_windows_that_changed_are_listed_with_the_reason(connection
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(changed_table(changed))
     assert "its outcomes changed" in console.export_text()
+
+
+@pytest.mark.anyio
+async def test_trained_days_whose_windows_were_scored_anew_are_listed(connection: asyncpg.Connection):
+    for day, minutes in (("2026-10-02", 1), ("2026-10-03", -1)):  # scored before and after the training
+        await connection.execute(
+            "INSERT INTO rl.training_units (unit_key, batch_sha256, day, backend) "
+            "VALUES ($1, 'b', $1::text::date, 'embedded')",
+            day,
+        )
+        await connection.execute(
+            "INSERT INTO rl.trained_days (day, batch_sha256, unit_key, version) "
+            "VALUES ($1::text::date, 'b', $1, 'v0.1.0')",
+            day,
+        )
+        await connection.execute(
+            "INSERT INTO rl.window_state (window_id, group_status, group_sha256) VALUES ($1, 'scored', 'g')",
+            f"{day}T23:00",
+        )
+        await connection.execute(
+            "INSERT INTO rl.scores (window_id, agent_id, scorer, group_sha256, reward, advantage, scored_at) "
+            "VALUES ($1, 'a', 'pnl', 'g', 1, 0, now() - interval '1 minute' * $2::float8)",
+            f"{day}T23:00",
+            minutes,
+        )
+    found = await changed_days(connection)
+    assert found == [ChangedDay("2026-10-03", "v0.1.0", 1)]
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(changed_days_table(found))
+    assert "2026-10-03" in console.export_text()

@@ -255,7 +255,17 @@ function windows(data) {
     h("div", { class: "strip", role: "list", "aria-label": "Windows, oldest first" }, all.map((w) => h("div", { class: `cell ${w.status ?? ""}${w.stale ? " stale" : ""}`, role: "listitem", title: told(w), "aria-label": told(w) }))),
     h("div", { class: "legend" }, Object.entries(counts).map(([word, number]) => h("span", {}, h("i", { class: `cell ${word}` }), `${word.replace("_", " ")} ${number}`)),
       stale.length ? h("span", {}, h("i", { class: "cell stale" }), `stale ${stale.length}`) : "", h("span", {}, `${all[0].windowId} to ${all.at(-1).windowId} UTC`)),
-    stale.length ? h("ul", { class: "reasons" }, stale.slice(0, 8).map((w) => h("li", {}, `${w.windowId}: ${w.reason ?? "changed after it was scored"}`))) : "",
+    stale.length ? table([
+      ["Changed window", "", (w) => h("b", {}, w.windowId)],
+      ["Group", "", (w) => w.status],
+      ["What changed", "full", (w) => w.reason],
+      ["Since", "", (w) => when(w.since)],
+    ], stale.slice(0, 12), "") : "",
+    data.changedDays.length ? table([
+      ["Changed day", "", (day) => h("b", {}, day.day)],
+      ["Trained to", "", (day) => day.version],
+      ["Windows scored anew since", "n", (day) => count(day.windows)],
+    ], data.changedDays, "") : "",
   ];
 }
 
