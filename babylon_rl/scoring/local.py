@@ -123,8 +123,7 @@ class PnlScorer:
             equal.
 
     Every decision has a reward of its own beside its episode's: the return of the orders that it opened, and
-    of those that it closed early against holding them, winsorised over the window's decisions; an invalid one
-    costs the penalty.
+    of those that it closed early against holding them, within ±1; an invalid one costs the penalty.
     """
 
     name = "pnl"
@@ -159,9 +158,8 @@ class PnlScorer:
         made = [decision for episode in episodes for decision in episode.decisions]
         returns = np.clip(np.array([decision.pnl for decision in made]) / equities, -1.0, 1.0)
         invalid = np.array([decision.invalid for decision in made])
-        # As many are pulled in as of the hours: a window's few large orders are what there is to learn.
-        share = self.winsor * len(episodes) / len(made)
-        rewards = winsorise(returns, share) - self.invalid_penalty * invalid
+        # Not winsorised: the few large orders among many small ones are what there is to learn.
+        rewards = returns - self.invalid_penalty * invalid
         return [part.tolist() for part in np.split(rewards, np.cumsum(counts)[:-1])]
 
 

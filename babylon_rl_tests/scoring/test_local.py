@@ -109,14 +109,10 @@ def test_decisions_are_rewarded_by_their_own_return():
     assert one.reward == pytest.approx(0.06), "the hour's reward stays what it was"
 
 
-def test_as_many_decisions_as_hours_are_pulled_in():
-    quiet = [Decision(float(number), False) for number in range(20)]
-    episodes = [episode(str(number), 0, decisions=quiet) for number in range(39)]
-    scores = PnlScorer().score([*episodes, episode("z", 0, decisions=[Decision(900.0, False)])])
-    assert scores[-1].decisions[0] == pytest.approx(0.019), "two of 781 on each side"
-    assert PnlScorer(winsor=0).score([episodes[0], episode("z", 0, decisions=[Decision(900.0, False)])])[
-        1
-    ].decisions == [0.9]
+def test_a_decision_is_worth_no_more_than_the_account():
+    made = [Decision(-30_000.0, False), Decision(900.0, False), Decision(1.0, False)]
+    one, _ = PnlScorer().score([episode("a", 0, decisions=made), episode("b", 0, decisions=made[2:])])
+    assert one.decisions == pytest.approx([-1, 0.9, 0.001]), "large orders keep their size beside small ones"
 
 
 def test_decisions_are_rewarded_in_all_episodes_or_in_none():
