@@ -25,7 +25,8 @@ SELECT state.window_id FROM rl.window_state AS state
  ORDER BY 1
 """
 _BATCH = """
-SELECT batch.status, EXISTS (SELECT FROM rl.training_units AS unit WHERE unit.day = batch.day) AS begun
+SELECT batch.status, batch.created_at,
+       EXISTS (SELECT FROM rl.training_units AS unit WHERE unit.day = batch.day) AS begun
   FROM rl.training_batches AS batch WHERE batch.day = $1::text::date ORDER BY created_at DESC LIMIT 1
 """
 
@@ -111,8 +112,12 @@ async def require_current_batch(rl: asyncpg.Connection, day: str) -> None:
         )
 
 
-async def require_training(rl: asyncpg.Connection, day: str) -> None:
+async def require_training(rl: asyncpg.Connection, day: str, tried_at: datetime | None = None) -> None:
     """Checks that there was a training of a day that has something to train, whatever came of it.
+
+    Args:
+        tried_at: When trained_checkpoint last ended; the ledger does not know a training that failed before it
+            began.
 
     Raises:
         MissingBatchError: The day has no batch.
@@ -121,7 +126,8 @@ async def require_training(rl: asyncpg.Connection, day: str) -> None:
     batch = await rl.fetchrow(_BATCH, day)
     if batch is None:
         raise MissingBatchError(day)
-    if batch["status"] == READY and not batch["begun"]:
+    begun = batch["begun"] or (tried_at is not None and tried_at >= batch["created_at"])
+    if batch["status"] == READY and not begun:
         raise UntrainedDayError(
             f"{day} has a batch and has not been trained", f"Materialize {day} of trained_checkpoint first."
         )

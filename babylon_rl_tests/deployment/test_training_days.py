@@ -49,6 +49,10 @@ async def test_two_triggers_of_a_day_make_one_batch_and_one_version(training_day
         assert await counts(one) == [1, 2, 1, 1]
 
 
+LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""How asyncpg says that its connection has gone."""
+
+
 async def test_a_connection_that_is_cut_in_mid_batch_leaves_nothing_half_done(
     training_day: TrainingDay, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +76,7 @@ async def test_a_connection_that_is_cut_in_mid_batch_leaves_nothing_half_done(
             monkeypatch.setattr(resampling, "settle_answers", settle_and_cut)
         else:
             monkeypatch.setattr(ArtifactStore, "put", _cutting(ArtifactStore.put, dsn, pid))
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        with pytest.raises(LOST):
             await training_day.build(db)
     monkeypatch.undo()
     async with open_databases(training_day.settings) as db:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from time import monotonic
 
 import dagster as dg
@@ -44,7 +45,7 @@ async def checkpoint_benchmark(
         unit = await find_trained(db.rl, parse_day(day))
         if unit is None or unit.version is None:
             with refused():
-                await require_training(db.rl, day)
+                await require_training(db.rl, day, _tried_at(context.instance, day))
             return dg.MaterializeResult(
                 metadata={"status": "no candidate"}, data_version=dg.DataVersion("no candidate")
             )
@@ -64,6 +65,12 @@ async def checkpoint_benchmark(
         )
     metadata = _metadata(record, judged) | {"duration/benchmark_s": duration} | wandb_link(run)
     return dg.MaterializeResult(metadata=shown(metadata), data_version=dg.DataVersion(digest))
+
+
+def _tried_at(instance: dg.DagsterInstance, day: str) -> datetime | None:
+    asked = dg.AssetRecordsFilter(trained_checkpoint.key, asset_partitions=[day])
+    records = instance.fetch_materializations(asked, limit=1).records
+    return datetime.fromtimestamp(records[0].timestamp, UTC) if records else None
 
 
 def _figures(record: BenchmarkRecord) -> Metadata:
