@@ -116,8 +116,8 @@ async def require_training(rl: asyncpg.Connection, day: str, tried_at: datetime 
     """Checks that there was a training of a day that has something to train, whatever came of it.
 
     Args:
-        tried_at: When trained_checkpoint last ended; the ledger does not know a training that failed before it
-            began.
+        tried_at: When trained_checkpoint last ended. A training that failed before it began is not in the
+            ledger.
 
     Raises:
         MissingBatchError: The day has no batch.
