@@ -1,4 +1,4 @@
-"""Changed logic makes its windows stale: the resolver behind Dagster's UI, before and after a code version."""
+"""Changed logic makes its windows stale: the resolver behind Dagster's UI, before and after a change."""
 
 from collections.abc import Callable
 

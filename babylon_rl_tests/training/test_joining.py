@@ -81,7 +81,8 @@ async def test_the_calls_that_are_left_keep_their_decisions(
     member = groups[0].members[0]
     member.decisions = [RewardedDecision(0.0, float(place)) for place in range(len(member.calls))]
     member.call_decisions = list(range(len(member.calls)))
-    await served(connection, member.calls[1], member.agent_id, member.calls[1].response_id, untrainable="cut")
+    second = member.calls[1]
+    await served(connection, second, member.agent_id, str(second.response_id), untrainable="cut")
     joined = await join_calls(connection, groups, unconfirmed=True)
     left = joined.groups[0].members[0]
     assert joined.dropped == {"gateway_cut": 1} and len(left.calls) == len(member.calls) - 1
