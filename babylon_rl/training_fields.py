@@ -106,9 +106,9 @@ class TrainingRunFields(BaseSettings):
         description="Newer live versions than the one that answered a call, at most. Unset: any number.",
     )
     training_credit: Literal["decision", "episode"] = Field(
-        "decision",
-        description="decision: an answer is paid for its own decision's orders, where the scorer rewards "
-        "decisions (pnl). episode: for all of its agent's hour.",
+        "episode",
+        description="episode: an answer is paid for all of its agent's hour. decision: for its own orders, "
+        "where the scorer rewards decisions (pnl): more from fresh data, riskier on old logs.",
     )
     residual_rewards: bool = Field(
         False,

@@ -63,6 +63,8 @@ class Run:
     days: int
     windows: int
     arms: tuple[str, ...]
+    credit: str = "episode"
+    """As `TRAINING_CREDIT`."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ async def _train(run: Run, arm: str) -> tuple[EmbeddedEngine, list[dict[str, flo
         if name == "resample":
             trainable = await _resampled(run, day, engine, episodes, markets)
         else:
-            trainable = _trainable(episodes, corrected, text=name == TEXT)
+            trainable = _trainable(episodes, corrected, run.credit, text=name == TEXT)
         metrics += optimise(
             engine.model, engine.tokenizer, to_art_groups(trainable, engine.tokenizer), config
         )
@@ -146,11 +148,12 @@ async def _train(run: Run, arm: str) -> tuple[EmbeddedEngine, list[dict[str, flo
     return engine, metrics
 
 
-def _trainable(episodes: Sequence[Episode], corrected: bool, *, text: bool) -> list[Any]:
+def _trainable(episodes: Sequence[Episode], corrected: bool, credit: str, *, text: bool) -> list[Any]:
     """The day's episodes as a batch would hold them."""
     from dataclasses import replace
 
-    recorded = learning._trainable(episodes, learning._scores(learning._scorer("pnl"), episodes))
+    scores = learning._scores(learning._scorer("pnl"), episodes)
+    recorded = learning._trainable(episodes, scores, credit)
     if corrected and not text:
         return recorded
     # Nothing is known of the policy that wrote it; token ids of another vocabulary say nothing either.
@@ -158,10 +161,7 @@ def _trainable(episodes: Sequence[Episode], corrected: bool, *, text: bool) -> l
         replace(e, calls=[replace(c, logprobs=[], token_ids=[] if text else c.token_ids) for c in e.calls])
         for e in recorded
     ]
-    if not corrected:
-        return blind
-    better = [replace(e, calls=[c for c in e.calls if (c.advantage or 0) > 0]) for e in blind]
-    return [e for e in better if e.calls]
+    return [e for e in blind if e.advantage > 0] if corrected else blind
 
 
 async def _resampled(
@@ -249,11 +249,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--seeds", type=int, default=8, help="seeds (default 8)")
     parser.add_argument("--days", type=int, default=8, help="simulated days per arm (default 8)")
+    parser.add_argument(
+        "--credit", choices=("decision", "episode"), default="episode", help="TRAINING_CREDIT"
+    )
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="only these beside on-policy")
     arguments = parser.parse_args()
     seeds, days = (2, 4) if arguments.quick else (arguments.seeds, arguments.days)
     arms = tuple(arm for arm in ARMS if arm == ARMS[0] or arm in arguments.arms)
-    runs = [Run(seed, days, 1024, arms) for seed in range(1, seeds + 1)]
+    runs = [Run(seed, days, 1024, arms, arguments.credit) for seed in range(1, seeds + 1)]
     started, outcomes = time.perf_counter(), list[Outcome]()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     print(f"{'arm':<24}{'seed':>5}{'base':>9}{'trained':>9}{'gain':>9}  invalid  effective  clipped  cpu s")
