@@ -24,16 +24,13 @@ from babylon_rl.serving.target_policy import TargetPolicy, open_policy
 from babylon_rl.settings import Settings
 from babylon_rl.training.backends import choose_backend
 from babylon_rl.training.batch import BatchRules, TrainingBatch, load_batch
+from babylon_rl.training.batch_records import frozen_batch
 from babylon_rl.training.costs import read_prices
 from babylon_rl.training.resample import plan
 from babylon_rl.windows import parse_day
 
 _TURN = "SELECT pg_advisory_lock(hashtext('babylon_rl'), hashtext('resample ' || $1::text))"
 _NEXT = "SELECT pg_advisory_unlock(hashtext('babylon_rl'), hashtext('resample ' || $1::text))"
-_TRAINED = """
-SELECT batch.uri FROM rl.trained_days AS trained JOIN rl.training_batches AS batch USING (batch_sha256)
- WHERE trained.day = $1::text::date AND trained.version IS NOT NULL
-"""
 _ASKED = """
 UPDATE rl.training_batches SET created_at = now()
  WHERE batch_sha256 = (SELECT batch_sha256 FROM rl.training_batches
@@ -67,8 +64,8 @@ async def resampled_batch(
         invalid_penalty=settings.invalid_action_penalty,
     )
     async with _turn(db.rl, day):
-        if (trained := await trained_batch(db.rl, store, day)) is not None:
-            return trained
+        if (frozen := await frozen_batch(db.rl, parse_day(day))) is not None:
+            return load_batch(store, frozen["uri"])[0]
         await ensure_base(db.rl, settings, backend=choose_backend(settings).name)
         parent = (await parent_for_training(db.rl, parse_day(day))).model
         found = await day_prompts(db, day, rules)
@@ -78,12 +75,6 @@ async def resampled_batch(
         async with open_policy(settings, parent) as policy:
             asked = await _accounted(policy, db.rl, settings, found, rules, report)
             return await build_resampled(db, store, day, asked, found, rules, needed)
-
-
-async def trained_batch(rl: asyncpg.Connection, store: ArtifactStore, day: str) -> TrainingBatch | None:
-    """The batch of a day that has been trained: it never changes."""
-    uri = await rl.fetchval(_TRAINED, day)
-    return None if uri is None else load_batch(store, uri)[0]
 
 
 async def find_batch(
