@@ -52,7 +52,8 @@ class HyperparameterFields(BaseSettings):
         None, gt=0, description="Clipping of the importance ratio. Embedded: 0.2 (PPO) where unset."
     )
     importance_sampling: Literal["token", "sequence"] | None = Field(
-        None, description="Importance ratio of each token, or of whole answers. token where unset."
+        None,
+        description="Importance ratio of each token, or of whole answers. Embedded: sequence where unset.",
     )
     truncated_importance: float | None = Field(
         None,
@@ -63,6 +64,13 @@ class HyperparameterFields(BaseSettings):
         None,
         gt=0,
         description="Leaves out bad answers that the parent would hardly give: log ratio below minus this.",
+    )
+    negative_spare: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="A bad answer does not push down tokens that the parent gave more than this probability: "
+        "grammar, not choices. Embedded: 0.98 where unset; 1 spares none.",
     )
     second_moment: float | None = Field(
         None, gt=0, description="Bound of the mean squared log ratio (0.04 is usual). Unset: none."
@@ -106,9 +114,9 @@ class TrainingRunFields(BaseSettings):
         description="Newer live versions than the one that answered a call, at most. Unset: any number.",
     )
     training_credit: Literal["decision", "episode"] = Field(
-        "episode",
-        description="episode: an answer is paid for all of its agent's hour. decision: for its own orders, "
-        "where the scorer rewards decisions (pnl): more from fresh data, riskier on old logs.",
+        "decision",
+        description="decision: an answer is paid for its own orders, where the scorer rewards decisions "
+        "(pnl). episode: for all of its agent's hour.",
     )
     residual_rewards: bool = Field(
         False,

@@ -55,7 +55,7 @@ class Run:
     shuffled: bool
     windows: int
     """Held-out markets that judge it."""
-    credit: str = field(default="episode", repr=False)
+    credit: str = field(default="decision", repr=False)
     """As `TRAINING_CREDIT`; not in the name that the vault is drawn by."""
 
 
@@ -185,7 +185,7 @@ def _scored(agent: int, episode: Episode) -> ScoredEpisode:
     )
 
 
-def _trainable(episodes: Sequence[Episode], scores: Sequence[Score], credit: str = "episode") -> list[Any]:
+def _trainable(episodes: Sequence[Episode], scores: Sequence[Score], credit: str = "decision") -> list[Any]:
     from babylon_rl.training.conversion import TrainableCall, TrainableEpisode
 
     trainable = []
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=12, help="simulated days per run (default 12)")
     parser.add_argument("--null-seeds", type=int, default=20, help="runs with shuffled rewards (default 20)")
     parser.add_argument(
-        "--credit", choices=("decision", "episode"), default="episode", help="TRAINING_CREDIT"
+        "--credit", choices=("decision", "episode"), default="decision", help="TRAINING_CREDIT"
     )
     parser.add_argument("--picture", type=Path, help="write the learning curve as SVG")
     arguments = parser.parse_args()

@@ -63,7 +63,7 @@ class Run:
     days: int
     windows: int
     arms: tuple[str, ...]
-    credit: str = "episode"
+    credit: str = "decision"
     """As `TRAINING_CREDIT`."""
 
 
@@ -161,7 +161,13 @@ def _trainable(episodes: Sequence[Episode], corrected: bool, credit: str, *, tex
         replace(e, calls=[replace(c, logprobs=[], token_ids=[] if text else c.token_ids) for c in e.calls])
         for e in recorded
     ]
-    return [e for e in blind if e.advantage > 0] if corrected else blind
+    if not corrected:
+        return blind
+    better = [
+        replace(e, calls=[c for c in e.calls if (e.advantage if c.advantage is None else c.advantage) > 0])
+        for e in blind
+    ]
+    return [e for e in better if e.calls]
 
 
 async def _resampled(
@@ -250,7 +256,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8, help="seeds (default 8)")
     parser.add_argument("--days", type=int, default=8, help="simulated days per arm (default 8)")
     parser.add_argument(
-        "--credit", choices=("decision", "episode"), default="episode", help="TRAINING_CREDIT"
+        "--credit", choices=("decision", "episode"), default="decision", help="TRAINING_CREDIT"
     )
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="only these beside on-policy")
     arguments = parser.parse_args()

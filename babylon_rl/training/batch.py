@@ -62,7 +62,7 @@ class BatchRules:
     min_episodes: int = 100
     signal: SignalRules = SignalRules()
     takes: Eligibility = Eligibility()
-    credit: Literal["decision", "episode"] = "episode"
+    credit: Literal["decision", "episode"] = "decision"
     """``decision`` trains a call with the advantage of the decision it was made for, where the scorer rewards
     decisions; ``episode`` trains all calls of an agent's hour with the hour's."""
     residuals: bool = False

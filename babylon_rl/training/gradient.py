@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from babylon_rl.training.errors import EmptyBatchError, TrainingDivergedError
-from babylon_rl.training.off_policy import correct, step_ratios
+from babylon_rl.training.off_policy import correct, spare, step_ratios
 from babylon_rl.training.optimizer_state import OptimizerState
 from babylon_rl.training.recipe import EmbeddedTrainConfig
 from babylon_rl.training.reliability import signal_share
@@ -62,8 +62,11 @@ def optimise(
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if config.kl_penalty > 0:
         packed["ref_logprobs"] = reference_logprobs(reference or model, packed)
-    found = correct(packed, at_tokens(reference_logprobs(model, packed)), config) | _left_out(groups, rows)
+    parent = at_tokens(reference_logprobs(model, packed))
+    found = correct(packed, parent, config) | _left_out(groups, rows)
+    # Before tokens are spared: praise of what is certain would look like signal on any day.
     share = _signal_share(model, packed, config)
+    found |= spare(packed, parent, config)
     config = replace(config, learning_rate=config.learning_rate * share)
     optimiser = torch.optim.AdamW(trained.values(), lr=config.learning_rate, weight_decay=0.0)
     if state is not None:
@@ -149,7 +152,7 @@ def _accumulate(
             "loss/train": loss.policy_loss.item(),
             "loss/entropy": loss.entropy.item(),
             "loss/probs_corr": loss.probs_corr.item(),
-            **step_ratios(batch, new_logprobs, config.epsilon),
+            **step_ratios(batch, new_logprobs, config),
         }
         if loss.kl_policy_ref is not None:
             values["loss/kl_policy_ref"] = loss.kl_policy_ref.item()

@@ -12,6 +12,11 @@ Masks are drawn once per unit, against the parent: the *veto* of answers with a 
 parent would hardly give any more (pushing those down further destabilises; arXiv 2512.02556), and second-
 moment masking, which leaves out the tokens with the largest squared log ratio until the mean over the batch
 is below a bound (M2PO, arXiv 2510.01161).
+
+A bad order is bad by what it chose, not by how it is spelled. Yet its advantage pushes down each of its
+tokens, and what a nearly certain token loses goes to every other one: the policy forgets the grammar, the
+faster the older the logs are, in which its own new mistakes do not occur. So tokens of which the parent was
+certain are *spared* by negative advantages, and learn from positive ones only.
 """
 
 import math
@@ -41,7 +46,7 @@ def correct(
     behaviour = torch.where(unknown, parent, packed["logprobs"])
     # Exactly what was recorded where nothing is known to differ: a ratio of one has no rounding.
     difference = torch.where(answers, parent - behaviour, torch.zeros_like(parent))
-    found = _moments(difference, answers, unknown, packed["advantages"], config.epsilon)
+    found = _moments(difference, answers, unknown, packed["advantages"], config)
     vetoed = _veto(difference, answers, packed["advantages"], config.negative_veto)
     masked = _second_moment_mask(difference, answers & ~vetoed, packed["advantages"], config.second_moment)
     packed["advantages"] = packed["advantages"].masked_fill(vetoed | masked, 0.0)
@@ -59,10 +64,32 @@ def correct(
     }
 
 
-def step_ratios(
-    batch: "dict[str, torch.Tensor]", new_logprobs: "torch.Tensor", epsilon: float
+def spare(
+    packed: "dict[str, Any]", parent: "torch.Tensor", config: "EmbeddedTrainConfig"
 ) -> dict[str, float]:
-    """Moments of the clipped ratio in one optimiser step, over the batch's answer tokens.
+    """Leave the tokens that are spared out of a packed batch, in place; returns their share.
+
+    A choice that is nearly always made is spared like grammar. It is changed by praise of the alternatives
+    only, as long as it is nearly certain.
+
+    Args:
+        parent: As for `correct`.
+    """
+    import torch
+
+    answers = packed["assistant_mask"].bool()
+    spared = torch.zeros_like(answers)
+    if config.negative_spare is not None and config.negative_spare < 1:
+        spared = answers & (packed["advantages"] < 0) & (parent > math.log(config.negative_spare))
+        packed["advantages"] = packed["advantages"].masked_fill(spared, 0.0)
+    return {"off_policy/spared_share": float(spared.sum()) / float(answers.sum())}
+
+
+def step_ratios(
+    batch: "dict[str, torch.Tensor]", new_logprobs: "torch.Tensor", config: "EmbeddedTrainConfig"
+) -> dict[str, float]:
+    """Moments of the clipped ratio in one optimiser step, over the batch's answer tokens; at the level of
+    answers where ``importance_sampling`` says so.
 
     Args:
         new_logprobs: Aligned with the position before each token, as ART's loss wants it.
@@ -74,13 +101,32 @@ def step_ratios(
     known = answers & ~torch.isnan(old)
     if not bool(known.any()):
         return {"off_policy/clipped_share": 0.0, "off_policy/step_ratio_mean": 1.0}
-    ratio = torch.exp(new - old)[known]
-    positive = batch["advantages"][:, 1:][known] > 0
-    clipped = torch.where(positive, ratio > 1 + epsilon, ratio < 1 - epsilon)
+    difference = torch.where(known, new - old, torch.zeros_like(new))
+    ratio = _clipped_ratio(difference, known, config)[known]
+    outside = _outside(ratio, batch["advantages"][:, 1:][known], config.epsilon)
     return {
-        "off_policy/clipped_share": float(clipped.float().mean()),
+        "off_policy/clipped_share": float(outside.float().mean()),
         "off_policy/step_ratio_mean": float(ratio.mean()),
     }
+
+
+def _clipped_ratio(
+    difference: "torch.Tensor", answers: "torch.Tensor", config: "EmbeddedTrainConfig"
+) -> "torch.Tensor":
+    """What PPO clips: each token's ratio, or the geometric mean of its answer's."""
+    import torch
+
+    if config.importance_sampling == "token":
+        return torch.exp(difference)
+    mean = difference.sum(1, keepdim=True) / answers.sum(1, keepdim=True).clamp(min=1)
+    return torch.exp(mean).expand_as(difference)
+
+
+def _outside(ratio: "torch.Tensor", advantages: "torch.Tensor", epsilon: float) -> "torch.Tensor":
+    """Where a step has no gradient because the ratio went as far as it may."""
+    import torch
+
+    return torch.where(advantages > 0, ratio > 1 + epsilon, ratio < 1 - epsilon)
 
 
 def _unknown(packed: dict[str, Any]) -> "torch.Tensor":
@@ -95,7 +141,7 @@ def _moments(
     answers: "torch.Tensor",
     unknown: "torch.Tensor",
     advantages: "torch.Tensor",
-    epsilon: float,
+    config: "EmbeddedTrainConfig",
 ) -> dict[str, float]:
     """The importance ratio parent / behaviour, per token, and the effective sample size, per answer."""
     import torch
@@ -103,8 +149,8 @@ def _moments(
     ratio = torch.exp(difference[answers])
     # Weights of whole answers; in double precision, and bounded where they would overflow.
     weights = torch.exp(difference.double().sum(1).clamp(-50.0, 50.0))[answers.any(1)]
-    positive = advantages[answers] > 0
-    outside = torch.where(positive, ratio > 1 + epsilon, ratio < 1 - epsilon)
+    clipped = _clipped_ratio(difference, answers, config)[answers]
+    outside = _outside(clipped, advantages[answers], config.epsilon)
     return {
         "off_policy/effective_sample_size": float(weights.sum() ** 2 / (weights**2).sum()),
         "off_policy/effective_share": float(weights.sum() ** 2 / (weights**2).sum() / weights.numel()),

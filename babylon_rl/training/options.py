@@ -86,6 +86,7 @@ _OPTIONS: dict[str, _Option] = {
         because="it would need log-probabilities of its parent before the first step",
     ),
     "negative_veto": _Option({"embedded": "negative_veto"}),
+    "negative_spare": _Option({"embedded": "negative_spare"}, 1.0),
     "second_moment": _Option({"embedded": "second_moment"}),
     "scale_rewards": _Option({"embedded": "scale_rewards"}, False),
     "kl_penalty": _Option({"embedded": "kl_penalty", "local": "kl_penalty_coef"}, 0.0),

@@ -21,14 +21,21 @@ class EmbeddedTrainConfig:
     """Optimiser steps per epoch, unless ``batch_size`` says how large one is."""
     epsilon: float = 0.2
     """PPO clips the importance ratio to ``1 ± epsilon``."""
-    importance_sampling: Literal["token", "sequence"] = "token"
-    """Whether the ratio is each token's own, or the geometric mean over its answer (GSPO)."""
+    importance_sampling: Literal["token", "sequence"] = "sequence"
+    """Whether the ratio is each token's own, or the geometric mean over its answer (GSPO, arXiv 2507.18071).
+    An order is one action, paid as a whole: clipped by token, the one that decides (the side) stops learning
+    after a fifth, while those that only spell the order have hardly moved.
+    """
     truncated_importance: float | None = None
     """Cap of the importance weight from the recorded policy to the parent; the clipped ratio then starts at
     the parent (``off_policy``). None lets the clipped ratio begin at the recorded policy.
     """
     negative_veto: float | None = None
     """Answers with a negative advantage whose mean log ratio is below minus this are left out."""
+    negative_spare: float | None = 0.98
+    """A bad answer does not push down the tokens that the parent gave more than this probability. 1 or None
+    spares none (``off_policy.spare``).
+    """
     second_moment: float | None = None
     """Bound of the mean squared log ratio; the tokens that exceed it are left out (M2PO uses 0.04)."""
     scale_rewards: bool = False

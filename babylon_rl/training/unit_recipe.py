@@ -33,6 +33,8 @@ _CONFIGS: dict[str, type[TrainConfig]] = {
     "local": LocalTrainConfig,
     "serverless": ServerlessTrainConfig,
 }
+_BEFORE: dict[str, dict[str, Any]] = {"embedded": {"negative_spare": None}}
+"""What units did that were trained before a field existed, where its default does something else."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Recipe:
         backend = identity.get("backend", "embedded")
         kind = _CONFIGS[backend]
         known = {field.name for field in fields(kind)}
-        config = kind(**{name: value for name, value in identity.items() if name in known})
+        values = {**_BEFORE.get(backend, {}), **identity}
+        config = kind(**{name: value for name, value in values.items() if name in known})
         return cls(backend, config, CutRules(**identity.get("cut", {})))
 
     def identity(self) -> dict[str, Any]:

@@ -119,10 +119,10 @@ async def test_a_call_is_trained_with_the_advantage_of_its_decision(
     groups[0].members[1].calls[1].finish_reason = "length"
     paid[window(0), "agent-1"].pop(1)
     await store_groups(connection, store, groups)
-    batch = await build_batch(connection, store, DAY, replace(SMALL, credit="decision"))
+    batch = await build_batch(connection, store, DAY, SMALL)
     _, episodes = load_batch(store, batch.uri)
     assert {(e.window_id, e.agent_id): [c.advantage for c in e.calls] for e in episodes} == paid
-    whole = await build_batch(connection, store, DAY, SMALL)
+    whole = await build_batch(connection, store, DAY, replace(SMALL, credit="episode"))
     assert whole.sha256 != batch.sha256
     assert {call.advantage for e in load_batch(store, whole.uri)[1] for call in e.calls} == {None}
 

@@ -46,11 +46,13 @@ def off_policy(episodes: Sequence[TrainableEpisode], spread: float) -> list[Trai
     ]
 
 
-def ppo_loss(engine: EmbeddedEngine, episodes: Sequence[TrainableEpisode], epsilon: float) -> Any:
+def ppo_loss(
+    engine: EmbeddedEngine, episodes: Sequence[TrainableEpisode], config: EmbeddedTrainConfig
+) -> Any:
     """PPO's clipped objective (Schulman et al. 2017, equation 7), call by call and without any batching.
 
     Every episode has the same weight, shared by its tokens; advantages are scaled to a weighted mean size of
-    one; the result is the mean over all tokens.
+    one; the result is the mean over all tokens, those that are spared by a negative advantage being zero.
     """
     import torch
 
@@ -62,9 +64,14 @@ def ppo_loss(engine: EmbeddedEngine, episodes: Sequence[TrainableEpisode], epsil
             logits = engine.model(input_ids=torch.tensor([prompt + list(call.token_ids)])).logits[0]
             predicted = torch.log_softmax(logits[len(prompt) - 1 : -1].double(), dim=-1)
             new = predicted.gather(1, torch.tensor(call.token_ids)[:, None])[:, 0]
-            ratio = torch.exp(new - torch.tensor(call.logprobs, dtype=torch.double))
-            clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
-            terms.append(-torch.minimum(ratio * episode.advantage, clipped * episode.advantage))
+            difference = new - torch.tensor(call.logprobs, dtype=torch.double)
+            if config.importance_sampling == "sequence":
+                difference = difference.mean().expand_as(difference)
+            ratio = torch.exp(difference)
+            clipped = ratio.clamp(1 - config.epsilon, 1 + config.epsilon)
+            term = -torch.minimum(ratio * episode.advantage, clipped * episode.advantage)
+            spared = (new.detach() > np.log(config.negative_spare or 1.0)) & (episode.advantage < 0)
+            terms.append(term.masked_fill(spared, 0.0))
             weights += [1 / spoken] * len(call.token_ids)
             advantages += [abs(episode.advantage)] * len(call.token_ids)
     weight = torch.tensor(weights, dtype=torch.double)
@@ -73,19 +80,29 @@ def ppo_loss(engine: EmbeddedEngine, episodes: Sequence[TrainableEpisode], epsil
     return (torch.cat(terms) * weight).mean() / scale
 
 
-@pytest.mark.parametrize(("spread", "epsilon"), [(0.0, 0.2), (0.4, 0.2), (0.4, 0.05)])
+@pytest.mark.parametrize(
+    ("spread", "options"),
+    [
+        (0.0, {}),
+        (0.4, {}),
+        (0.4, {"epsilon": 0.05}),
+        (0.4, {"epsilon": 0.05, "importance_sampling": "token"}),
+        (0.4, {"negative_spare": 0.5}),
+        (0.4, {"importance_sampling": "token", "negative_spare": 1.0}),
+    ],
+)
 def test_loss_and_gradient_are_ppos(
-    base_checkpoint: Path, episodes: list[TrainableEpisode], spread: float, epsilon: float
+    base_checkpoint: Path, episodes: list[TrainableEpisode], spread: float, options: dict[str, Any]
 ) -> None:
     import torch
 
     recorded = off_policy(episodes, spread) if spread else episodes
     model, tokenizer = load_checkpoint(base_checkpoint)
-    config = replace(STILL, epsilon=epsilon)
+    config = replace(STILL, **options)
     [metrics] = optimise(model, tokenizer, to_art_groups(recorded), config)
 
     reference = EmbeddedEngine.load(base_checkpoint, "reference")
-    loss = ppo_loss(reference, recorded, epsilon)
+    loss = ppo_loss(reference, recorded, config)
     loss.backward()
     assert metrics["loss/train"] == pytest.approx(loss.item(), abs=1e-5)
     names = dict(reference.model.named_parameters())

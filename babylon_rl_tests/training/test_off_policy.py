@@ -12,7 +12,7 @@ from babylon_rl.policy.control_tokens import neutralise
 from babylon_rl.policy.engine import EmbeddedEngine
 from babylon_rl.training.conversion import to_art_groups
 from babylon_rl.training.embedded import _pack, optimise
-from babylon_rl.training.off_policy import correct
+from babylon_rl.training.off_policy import correct, spare, step_ratios
 from babylon_rl.training.recipe import EmbeddedTrainConfig
 from babylon_rl_tests.played import play_day, trainable
 
@@ -41,6 +41,19 @@ def test_moments_of_the_ratio_and_effective_sample_size() -> None:
     assert found["off_policy/outside_clip_share"] == 0.0, "a bad answer that became likelier is not clipped"
 
 
+@pytest.mark.parametrize(("level", "share"), [("token", 0.5), ("sequence", 0.0)])
+def test_an_answer_is_clipped_as_a_whole_unless_tokens_are_asked_for(level: Any, share: float) -> None:
+    config = EmbeddedTrainConfig(importance_sampling=level)
+    packed = batch([[-1.0, -1.0], [-1.0, -1.0]], [1.0, -1.0])
+    # One token of each went by a third; the geometric mean over the answer by less than a fifth.
+    moved = [[-1.0 + math.log(4 / 3), -1.0], [-1.0, -1.0 - math.log(4 / 3)]]
+    assert correct(packed, parent(moved), config)["off_policy/outside_clip_share"] == share
+    new = torch.nn.functional.pad(parent(moved)[:, 1:], (0, 1))
+    assert step_ratios(packed, new, config)["off_policy/clipped_share"] == share
+    whole = torch.nn.functional.pad(parent([[-0.7, -0.7], [-1.3, -1.3]])[:, 1:], (0, 1))
+    assert step_ratios(packed, whole, config)["off_policy/clipped_share"] == 1.0
+
+
 def test_truncated_weights_leave_the_clipped_ratio_at_the_parent() -> None:
     packed = batch([[-2.0, -1.0]], [1.0])
     found = correct(packed, parent([[-1.0, -1.5]]), EmbeddedTrainConfig(truncated_importance=2.0))
@@ -64,6 +77,20 @@ def test_the_veto_leaves_out_bad_answers_that_the_parent_would_hardly_give() -> 
     assert found["off_policy/vetoed_share"] == pytest.approx(1 / 3)
 
 
+def test_a_bad_answer_does_not_push_down_what_the_parent_was_certain_of() -> None:
+    packed = batch([[-1.0, -1.0]] * 2, [-1.0, 1.0])
+    certain, open_choice = math.log(0.99), math.log(0.6)
+    now = parent([[certain, open_choice], [certain, open_choice]])
+    found = spare(packed, now, EmbeddedTrainConfig(negative_spare=0.98))
+    assert packed["advantages"][:, 2:].tolist() == [[0.0, -1.0], [1.0, 1.0]]
+    assert found["off_policy/spared_share"] == 0.25
+    packed = batch([[-1.0, -1.0]], [-1.0])
+    for nothing in (1.0, None):
+        found = spare(packed, now[:1], EmbeddedTrainConfig(negative_spare=nothing))
+        assert found["off_policy/spared_share"] == 0.0
+        assert packed["advantages"][0, 2:].tolist() == [-1.0, -1.0]
+
+
 def test_second_moment_masking_drops_the_worst_tokens_first() -> None:
     packed = batch([[-1.0, -1.0, -1.0, -1.0]], [1.0])
     config = EmbeddedTrainConfig(second_moment=0.04)
@@ -75,9 +102,10 @@ def test_second_moment_masking_drops_the_worst_tokens_first() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"importance_sampling": "sequence"},
+        {"importance_sampling": "token"},
         {"truncated_importance": 2.0},
         {"negative_veto": 0.5, "second_moment": 0.04},
+        {"negative_spare": 1.0},
         {"scale_rewards": True},
     ],
 )

@@ -19,6 +19,8 @@ from babylon_rl.training.errors import (
     UnknownTrainingArgumentError,
 )
 from babylon_rl.training.optimizer_state import FILE, OptimizerState
+from babylon_rl.training.options import CutRules
+from babylon_rl.training.unit_recipe import Recipe
 from babylon_rl_tests.played import play_day, trainable
 
 ONE_STEP = EmbeddedTrainConfig(epochs=1, minibatches=1)
@@ -47,6 +49,14 @@ def test_the_default_is_ppo_as_the_learning_benchmark_knows_it() -> None:
     assert (config.method, config.optimizer_state, config.precision) == ("full", "fresh", "float32")
     assert (config.batch_size, config.gradient_accumulation_steps) == (None, 1)
     assert (config.kl_penalty, config.warmup_steps) == (0.0, 0)
+    assert (config.importance_sampling, config.negative_spare) == ("sequence", 0.98)
+
+
+def test_a_unit_from_before_tokens_were_spared_is_reproduced_without() -> None:
+    identity = Recipe("embedded", EmbeddedTrainConfig(seed=7), CutRules()).identity()
+    assert Recipe.recorded(identity).config == EmbeddedTrainConfig(seed=7)
+    del identity["negative_spare"]
+    assert Recipe.recorded(identity).config == EmbeddedTrainConfig(seed=7, negative_spare=None)
 
 
 @pytest.mark.parametrize(
