@@ -225,6 +225,8 @@ def main() -> None:
     )
     parser.add_argument("--picture", type=Path, help="write the learning curve as SVG")
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds: an interval over seeds needs at least 2")
     seeds, nulls = (2, 4) if arguments.quick else (arguments.seeds, arguments.null_seeds)
     windows = 256 if arguments.quick else 1024
     runs = [
