@@ -124,9 +124,8 @@ def _clipped_ratio(
 
 def _outside(ratio: "torch.Tensor", advantages: "torch.Tensor", epsilon: float) -> "torch.Tensor":
     """Where a step has no gradient because the ratio went as far as it may."""
-    import torch
-
-    return torch.where(advantages > 0, ratio > 1 + epsilon, ratio < 1 - epsilon)
+    up, down = (advantages > 0) & (ratio > 1 + epsilon), (advantages < 0) & (ratio < 1 - epsilon)
+    return up | down
 
 
 def _unknown(packed: dict[str, Any]) -> "torch.Tensor":

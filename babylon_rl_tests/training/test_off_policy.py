@@ -52,6 +52,8 @@ def test_an_answer_is_clipped_as_a_whole_unless_tokens_are_asked_for(level: Any,
     assert step_ratios(packed, new, config)["off_policy/clipped_share"] == share
     whole = torch.nn.functional.pad(parent([[-0.7, -0.7], [-1.3, -1.3]])[:, 1:], (0, 1))
     assert step_ratios(packed, whole, config)["off_policy/clipped_share"] == 1.0
+    packed["advantages"] = packed["advantages"] * 0
+    assert step_ratios(packed, whole, config)["off_policy/clipped_share"] == 0.0, "nothing was to be learned"
 
 
 def test_truncated_weights_leave_the_clipped_ratio_at_the_parent() -> None:
