@@ -13,6 +13,7 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
@@ -72,6 +73,11 @@ class Server:
     def drop(self, name: str) -> None:
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
+
+# A script's shell starts what it puts in the background with SIGINT ignored. Dagster gives SIGTERM the same,
+# every child inherits it, and each run in a test then waits a minute for children that it cannot end.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time and no deadlines: a slow or unlucky moment must not fail a change.
 hypothesis.settings.register_profile("untimed", deadline=None, derandomize=True)
