@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,10 @@ def test_an_offline_run_is_written_to_the_home_only(
         assert (run.mode, run.url, run.degraded) == ("offline", None, None)
     files = list((tmp_path / "home" / "wandb").rglob(f"offline-run-*/run-{run.id}.wandb"))
     assert len(files) == 1
+    # wandb's own process writes the last of it, and may do so after `finish` returned.
+    deadline = time.monotonic() + 30
+    while files[0].stat().st_size <= 500 and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert files[0].stat().st_size > 500
     assert list(elsewhere.iterdir()) == []
     assert capfd.readouterr().out == ""
